@@ -1,0 +1,43 @@
+# `make demo` and `make test` set themselves up on a machine with Python 3.11, make and git.
+PYTHON ?= python3
+HOME_DIR ?= midwatch-data
+PIP = -m pip install -qq --disable-pip-version-check
+
+.PHONY: demo test setup engine lint e2e bench clean
+
+demo: setup engine
+	.venv/bin/midwatch --home $(HOME_DIR) run
+	.venv/bin/midwatch --home $(HOME_DIR) sql "select count(*) as verdicts from verdicts"
+
+test: setup lint
+	.venv/bin/python -m pytest
+
+e2e: setup engine
+	.venv/bin/python -m pytest -m e2e tests/e2e
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: setup engine
+	for b in bench/*.py; do .venv/bin/python $$b || exit 1; done
+
+setup: .venv/.installed
+engine: .venv-vllm/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Midwatch needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv-vllm/.installed: constraints-engine.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python $(PIP) --no-deps 'torch==$(shell sed -n 's/^torch==//p' constraints-engine.txt)' \
+		|| { echo "No CPU build of torch found: point PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL at PyTorch's CPU wheels, then 'make engine'. With a GPU: see README, 'Your own model'."; exit 1; }
+	.venv-vllm/bin/python $(PIP) --no-deps --requirement constraints-engine.txt
+	touch $@
+
+clean:
+	rm -rf .venv .venv-vllm build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
