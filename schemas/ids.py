@@ -1,0 +1,33 @@
+"""Everything is named by its content: the same content has the same id, whatever file, machine or year it came from."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Messages = Sequence[Mapping[str, str]]
+
+
+def canonical(value: Any) -> str:
+    """One JSON text for equal values: sorted keys, no spaces, ASCII only; ValueError for NaN and infinities."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(*parts: Any) -> str:
+    """32 hexadecimal digits (128 bits of SHA-256) over the canonical JSON of `parts`."""
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]
+
+
+def item_id(messages: Messages, options: Sequence[str] | None = None) -> str:
+    """The id of what a model is shown: the messages (context included) and, for multiple choice, the options."""
+    return digest("item", [{"role": m["role"], "content": m["content"]} for m in messages], options)
+
+
+def response_id(item_id: str, arm_id: str, sample: int, epoch: str) -> str:
+    """The id of one answer; `epoch` is '' for a pinned arm, else what makes this night's sample a new one."""
+    return digest("response", item_id, arm_id, sample, epoch)
+
+
+def verdict_id(response_id: str, judge_id: str, epoch: str) -> str:
+    """The id of one judgement of one response; `epoch` is '' for a judge whose weights and rubric are pinned."""
+    return digest("verdict", response_id, judge_id, epoch)

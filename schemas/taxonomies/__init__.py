@@ -1,0 +1,1 @@
+"""Harm categories, and how benchmarks map onto them."""
