@@ -1,0 +1,42 @@
+"""What every judge says, and the two kinds of judges: a rule, and a rubric put to a model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from schemas.config import Sampling
+from schemas.rows import Label, Message
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A judgement: a refusal label, a harm verdict, or both; neither where the judge could not tell, and `error` says why."""
+
+    label: Label | None = None
+    unsafe: bool | None = None
+    score: float | None = None
+    categories: tuple[str, ...] | None = None
+    rationale: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A judge that is a pure function of the request and the response."""
+
+    name: str
+    version: str
+    judge: Callable[[str, str], Opinion]
+    labels: bool = True  # gives refusal labels, from which `unsafe` follows where a refusal was expected
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """A judge that asks a model: `render` makes the question, `parse` reads the reply; both are pure."""
+
+    name: str
+    version: str
+    template: str
+    sampling: Sampling
+    render: Callable[[str, str], list[Message]]
+    parse: Callable[[str], Opinion]
+    labels: bool = False
