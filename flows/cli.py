@@ -1,0 +1,434 @@
+"""The command `midwatch`."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from flows.settings import Settings
+from schemas.config import TEMPLATE, BenchmarkSpec, RunSpec, json_schema, load
+from schemas.errors import ConfigError, MidwatchError
+from tasks.report.text import for_terminal
+
+CONFIG = Path("midwatch.yaml")
+LOCK = Path("midwatch.lock")
+
+settings = click.make_pass_decorator(Settings, ensure=True)
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None:
+        setattr(context.ensure_object(Settings), str(parameter.name), value)
+
+
+home_option = click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    envvar="MIDWATCH_HOME",
+    expose_value=False,
+    callback=_remember,
+    help="Folder of all state [default: ./midwatch-data; also MIDWATCH_HOME].",
+)
+config_option = click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration [default: ./midwatch.yaml, else the built-in one].",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="midwatch")
+@click.option(
+    "-v", "--verbose", is_flag=True, default=None, expose_value=False, callback=_remember, help="Also Prefect's log."
+)
+@home_option
+def midwatch() -> None:
+    """Nightly LLM safety evaluations that say what changed: the model, the judge, or the world.
+
+    \b
+    Examples:
+      midwatch init                         write a commented midwatch.yaml
+      midwatch doctor                       is everything there that a run needs?
+      midwatch run                          evaluate, judge, load
+      midwatch sql "from run_summary"       ask the warehouse
+    """
+
+
+@midwatch.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
+def init(folder: Path) -> None:
+    """Write a commented midwatch.yaml, and its JSON Schema for editors, into FOLDER (default: here)."""
+    target = folder / CONFIG
+    if target.exists():
+        raise ConfigError(f"{target} is there already; it stays as it is")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "midwatch.schema.json").write_text(json.dumps(json_schema(), indent=1) + "\n")
+        target.write_bytes(TEMPLATE.read_bytes())
+    except OSError as e:
+        raise MidwatchError(f"cannot write {target}: {e.strerror}") from e
+    click.echo(f"wrote {target} and midwatch.schema.json; next: midwatch doctor, then midwatch run")
+
+
+@midwatch.command()
+@config_option
+@json_option
+@home_option
+@settings
+def doctor(settings: Settings, config: Path | None, as_json: bool) -> None:
+    """Check engine, models, disk, warehouse and Prefect; say how to mend what is missing."""
+    from flows.doctor import examine
+
+    settings.configure()
+    findings = examine(_spec(config), settings)
+    if as_json:
+        click.echo(json.dumps([f._asdict() for f in findings], indent=1))
+    else:
+        for f in findings:
+            click.echo(
+                f"{'ok  ' if f.ok else 'FAIL'}  {f.what}: {f.found}"
+                + (f"\n      to mend: {f.remedy}" if f.remedy else "")
+            )
+    if not all(f.ok for f in findings):
+        sys.exit(1)
+
+
+@midwatch.command()
+@config_option
+@click.option(
+    "--benchmark", "chosen", multiple=True, metavar="ID[=PATH]", help="This benchmark instead of the configured ones."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many items of each benchmark: a fixed sample.")
+@click.option("--fresh", is_flag=True, help="Ask and judge everything again; stored answers stay, and are not used.")
+@json_option
+@home_option
+@settings
+def run(
+    settings: Settings, config: Path | None, chosen: tuple[str, ...], limit: int | None, fresh: bool, as_json: bool
+) -> None:
+    """Put every item to every arm, judge the answers, and load the run into the warehouse.
+
+    What was asked before is not asked again, and a run that was interrupted goes on where it stopped.
+
+    \b
+    Examples:
+      midwatch run
+      midwatch run -c nightly.yaml --json
+      midwatch run --benchmark xstest=xstest_prompts.csv --limit 50
+      midwatch run --benchmark starter --fresh
+    """
+    spec = _chosen(_spec(config), chosen, limit)
+    settings.prepare()
+    from flows.evaluate import evaluate
+    from tasks.pins import read_lock
+
+    _report(settings, evaluate(spec, settings.home, read_lock(LOCK), fresh), as_json)
+
+
+@midwatch.command("runs")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@json_option
+@home_option
+@settings
+def runs_(settings: Settings, limit: int, as_json: bool) -> None:
+    """List the runs, newest first."""
+    rows = settings.query("from latest_runs order by recency limit ?", [limit])
+    if as_json:
+        click.echo(json.dumps(rows, indent=1, default=str))
+        return
+    columns = (
+        "run_id",
+        "name",
+        "kind",
+        "started_at",
+        "n_responses",
+        "n_from_cache",
+        "n_errors",
+        "n_verdicts",
+        "n_unscored",
+    )
+    _print_table(columns, [[r[c] for c in columns] for r in rows])
+
+
+@midwatch.command()
+@click.argument("run", default="latest")
+@json_option
+@home_option
+@settings
+def show(settings: Settings, run: str, as_json: bool) -> None:
+    """Show the rates of RUN with their 95% intervals: a run's id, the start or end of one, a name, or latest."""
+    _report(settings, _run_id(settings, run), as_json)
+
+
+@midwatch.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def benchmarks(context: click.Context, as_json: bool) -> None:
+    """List the benchmarks that come with Midwatch."""
+    if context.invoked_subcommand is not None:
+        return
+    from tasks.benchmarks import BENCHMARKS
+
+    cards = [b.card for b in BENCHMARKS.values()]
+    if as_json:
+        click.echo(json.dumps([c.model_dump() for c in cards], indent=1))
+        return
+    rows = [[c.id, c.title, c.task, c.license or "not stated", c.hub or f"in the package: {c.packaged}"] for c in cards]
+    _print_table(("id", "title", "task", "licence", "from"), rows)
+
+
+@benchmarks.command()
+@config_option
+@home_option
+@settings
+def pin(settings: Settings, config: Path | None) -> None:
+    """Write the configured benchmarks' revisions and content hashes to midwatch.lock, which later runs obey."""
+    spec = _spec(config)
+    settings.prepare()
+    from flows.pin import pin as pin_flow
+    from tasks.pins import write_lock
+
+    pins = pin_flow(spec, settings.home)
+    write_lock(LOCK, pins)
+    _print_table(
+        ("benchmark", "source", "commit", "content", "items"), [[i, *p.model_dump().values()] for i, p in pins.items()]
+    )
+
+
+@midwatch.command()
+@click.argument("query")
+@click.option(
+    "--format", "style", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write here [default: standard output].")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60,
+    show_default=True,
+    help="Seconds.",
+)
+@click.option("--memory", default="1GB", show_default=True, help="Memory that the query may take.")
+@home_option
+@settings
+def sql(settings: Settings, query: str, style: str, out: Path | None, timeout_s: float, memory: str) -> None:
+    """Ask the warehouse: read-only, without access to files or the network, bounded in memory and time.
+
+    \b
+    Examples:
+      midwatch sql "select count(*) from verdicts"
+      midwatch sql "from category_rates where unsafe_rate > 0.5" --format csv
+      midwatch sql "from verdict_details where error is not null" --format json
+      midwatch sql "from responses" --format parquet --out responses.parquet
+    """
+    from tasks.report.export import export
+    from warehouse.query import query as ask
+
+    table = ask(settings.snapshot, query, memory_limit=memory, timeout_s=timeout_s)
+    if style == "table":
+        _print_table(table.column_names, [list(r.values()) for r in table.to_pylist()])
+    else:
+        export(table, style, out)
+
+
+@midwatch.group()
+def warehouse() -> None:
+    """Look after the warehouse."""
+
+
+@warehouse.command()
+@home_option
+@settings
+def rebuild(settings: Settings) -> None:
+    """Make the warehouse again from the lake alone; a damaged file is named, and the old warehouse then stays."""
+    from tasks.lake import Lake
+    from tasks.runs import manifests
+    from warehouse.load import rebuild as rebuild_warehouse
+
+    settings.prepare()
+    lake = Lake(root=settings.lake)
+    found = manifests(lake)
+    rebuild_warehouse(settings.warehouse, lake.root, found)
+    click.echo(f"rebuilt {settings.warehouse} from {len(found)} runs")
+
+
+@midwatch.group("import")
+def import_() -> None:
+    """Bring in what was made elsewhere."""
+
+
+@import_.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--benchmark", required=True, metavar="ID[=PATH]", help="The benchmark whose items were asked.")
+@click.option("--arm", required=True, help="A name for what gave the responses.")
+@click.option("--prompt", default="prompt", show_default=True, metavar="COLUMN", help="What was asked.")
+@click.option("--response", default="response", show_default=True, metavar="COLUMN", help="What was answered.")
+@json_option
+@home_option
+@settings
+def responses(
+    settings: Settings, file: Path, benchmark: str, arm: str, prompt: str, response: str, as_json: bool
+) -> None:
+    """Bring the responses in FILE (CSV, JSONL or Parquet, also .gz) in as a run; importing them again changes nothing.
+
+    A row is matched to the benchmark's item with exactly its prompt; rows without one go to quarantine.
+
+    \b
+    Examples:
+      midwatch import responses completions.csv --benchmark xstest=xstest_prompts.csv --arm gpt4 \\
+          --prompt prompt --response completion
+    """
+    (chosen,) = _benchmarks((benchmark,), None)
+    settings.prepare()
+    from flows.imports import import_responses
+    from tasks.pins import read_lock
+
+    run_id = import_responses(file, chosen, arm, prompt, response, settings.home, read_lock(LOCK))
+    _report(settings, run_id, as_json)
+
+
+@midwatch.group()
+def judge() -> None:
+    """Judge stored responses."""
+
+
+@judge.command("run")
+@click.option("--judge", "name", required=True, help="The judge.")
+@click.option("--arm", help="Judge the newest responses of the arm of this name.")
+@click.option("--run", "run", help="Judge the responses of this run.")
+@config_option
+@json_option
+@home_option
+@settings
+def judge_run(
+    settings: Settings, name: str, arm: str | None, run: str | None, config: Path | None, as_json: bool
+) -> None:
+    """Judge the stored responses of an arm or a run, without generating any; judging them again changes nothing.
+
+    A judge that is put to a model takes it from the configuration.
+
+    \b
+    Examples:
+      midwatch judge run --judge refusal --arm gpt4
+    """
+    if (arm is None) == (run is None):
+        raise ConfigError("say which responses: --arm NAME or --run RUN")
+    spec = _spec(config)
+    settings.prepare()
+    judged = _run_id(settings, run) if run else _newest_run_of(settings, str(arm))
+    from flows.judge import judge_stored
+
+    _report(settings, judge_stored(judged, name, spec, settings.home), as_json)
+
+
+def _spec(config: Path | None) -> RunSpec:
+    """The configuration that was named, else the one here, else the built-in one."""
+    return load(config or (CONFIG if CONFIG.exists() else TEMPLATE))
+
+
+def _chosen(spec: RunSpec, chosen: tuple[str, ...], limit: int | None) -> RunSpec:
+    """`spec` with the benchmarks and the limit of the command line."""
+    benchmarks = _benchmarks(chosen, limit) or spec.benchmarks
+    if limit is not None:
+        benchmarks = tuple(b.model_copy(update={"limit": limit}) for b in benchmarks)
+    return spec.model_copy(update={"benchmarks": benchmarks})
+
+
+def _benchmarks(chosen: tuple[str, ...], limit: int | None) -> tuple[BenchmarkSpec, ...]:
+    found = []
+    for text in chosen:
+        id_, _, path = text.partition("=")
+        try:
+            found.append(BenchmarkSpec(id=id_, path=path or None, limit=limit))
+        except ValueError as e:
+            raise ConfigError(f"--benchmark {text}: expected ID or ID=PATH") from e
+    return tuple(found)
+
+
+def _run_id(settings: Settings, wanted: str) -> str:
+    """The id of the run that `wanted` means; ConfigError where it means none or several."""
+    rows = settings.query("select run_id, name from latest_runs order by recency")
+    if not rows:
+        raise MidwatchError("there is no run yet: midwatch run")
+    if wanted == "latest":
+        return str(rows[0]["run_id"])
+    matches = [r["run_id"] for r in rows if r["run_id"].startswith(wanted) or r["run_id"].endswith(wanted)]
+    named = [r["run_id"] for r in rows if r["name"] == wanted]
+    if not matches and named:
+        return str(named[0])
+    if len(matches) != 1:
+        raise ConfigError(f"run {wanted!r}: {len(matches) or 'no'} runs are called so; see midwatch runs")
+    return str(matches[0])
+
+
+def _newest_run_of(settings: Settings, arm: str) -> str:
+    rows = settings.query(
+        "select run_id from latest_runs where kind <> 'judge' and list_contains(arms, ?) order by recency", [arm]
+    )
+    if not rows:
+        raise ConfigError(f"arm {arm!r}: no run has such an arm; see midwatch runs")
+    return str(rows[0]["run_id"])
+
+
+def _report(settings: Settings, run_id: str, as_json: bool) -> None:
+    """Print the run and its rates."""
+    from tasks.report.rates import rate_tables, terminal
+
+    (run,) = settings.query("from latest_runs where run_id = ?", [run_id])
+    rates = settings.query("from category_rates where run_id = ?", [run_id])
+    if as_json:
+        click.echo(json.dumps(run | {"rates": rates}, indent=1, default=str))
+        return
+    console = _console()
+    for table in rate_tables(rates):
+        console.print(terminal(table), "")
+    facts = f"{run['n_responses']} responses ({run['n_from_cache']} from the cache, {run['n_errors']} errors)"
+    console.print(
+        f"run {run_id}: {facts}, {run['n_verdicts']} verdicts ({run['n_unscored']} unscored)", highlight=False
+    )
+
+
+def _print_table(columns: Any, rows: Any) -> None:
+    table = Table(*(for_terminal(str(c)) for c in columns))
+    for row in rows:
+        table.add_row(*("NULL" if v is None else for_terminal(str(v)) for v in row))
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Standard output; as wide as the table where it is no terminal, so that nothing is cut."""
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
+def main() -> None:
+    """Run the command; exit 0 when it went well, 1 when it failed, 2 when it was asked wrongly, 130 when interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        midwatch(standalone_mode=False)
+    except click.exceptions.Exit as e:
+        sys.exit(e.exit_code)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("midwatch: interrupted; what is done is kept, and the same command goes on from there", err=True)
+        sys.exit(130)
+    except MidwatchError as e:
+        click.echo(f"midwatch: {e}", err=True)
+        sys.exit(2 if isinstance(e, ConfigError) else 1)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The engines of a run: each opened when it is first needed, all closed when the run is over, whatever happens."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from schemas.ids import digest
+from tasks.engines.client import Client, EngineError, Stats
+from tasks.engines.vllm import serve
+from tasks.engines.weights import Resolved
+
+_lock = threading.Lock()
+_folder: Path | None = None
+_open: dict[str, tuple[Client, ExitStack]] = {}
+
+
+@contextmanager
+def engines(folder: Path) -> Iterator[None]:
+    """Within this context `open_engine` works; logs go to `folder`. Afterwards every engine that it started has ended."""
+    global _folder
+    _folder = folder
+    try:
+        yield
+    finally:
+        for key in list(_open):
+            _close(key)
+        _folder = None
+
+
+def open_engine(resolved: Resolved) -> Client:
+    """The client of a model; a `vllm serve` of ours is started for it, after the one of another model was stopped."""
+    model = resolved.model
+    key = digest(model.model_dump(mode="json"), resolved.location)
+    with _lock:
+        if key in _open:
+            return _open[key][0]
+        if _folder is None:
+            raise EngineError(f"{model.model}: asked for outside of a run; open it within `engines(folder)`")
+        for other in list(_open):  # one GPU serves target and judge in turn
+            _close(other)
+        with ExitStack() as stack:
+            if model.engine == "vllm":
+                server = stack.enter_context(
+                    serve(resolved.location, model, _folder / f"{model.model.replace('/', '--')}.log")
+                )
+                client = Client((server.base_url,), server.model, None, model.requests)
+            else:
+                client = Client(model.base_urls, model.model, _key(model.api_key_env), model.requests)
+            _open[key] = stack.enter_context(client), stack.pop_all()
+        return _open[key][0]
+
+
+def stats() -> Stats:
+    """What the engine that is open now has done since it was opened."""
+    return next((client.stats for client, _ in _open.values()), Stats())
+
+
+def _close(key: str) -> None:
+    _, stack = _open.pop(key)
+    stack.close()
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    if not os.environ.get(variable):
+        raise EngineError(f"the endpoint's key is to come from the environment variable {variable}, which is not set")
+    return os.environ[variable]

@@ -1,0 +1,113 @@
+"""The one step in which a model answers: the target's prompts and a judge's questions alike."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import task
+
+from schemas.config import ArmSpec, Model, Sampling
+from schemas.ids import digest, response_id
+from schemas.rows import Arm, Message, Prompt, Response
+from tasks.engines import open_engine
+from tasks.engines.client import Reply
+from tasks.engines.weights import Resolved
+from tasks.lake import Artifact, Lake
+from tasks.store import Stored, store
+from tasks.tracked import keyed
+
+UNANSWERED = "unanswered: "  # how an error starts that the next run tries again
+
+
+def arm_of(spec: ArmSpec, resolved: Resolved) -> Arm:
+    """The arm that `spec` describes, named by its weights where they are on disk, else by where they are asked for."""
+    model = resolved.model
+    chat = {"api": model.requests.api, "system_prompt": spec.system_prompt}
+    sampling = spec.sampling.model_dump(mode="json")
+    return Arm(
+        arm_id=digest("arm", _weights(model), chat, sampling),
+        name=spec.name,
+        model=model.model,
+        model_revision=model.revision,
+        chat=chat,
+        sampling=sampling,
+        defense=None,
+        attack=None,
+        mutable=model.revision is None,
+    )
+
+
+def generate(
+    lake: Lake, batch: Artifact, arm: Arm, model: Resolved, sample: int, epoch: str, max_quarantined: float
+) -> Stored:
+    """The responses of `arm` to `batch`, one per prompt in the same order; only prompts without an answer are sent.
+
+    EngineError when the engine is unusable; a request that it refuses becomes a response with `error`.
+    """
+    prompts = {response_id(p.item_id, arm.arm_id, sample, epoch): p for p in Prompt.from_table(lake.read(batch))}
+    folder = f"responses/{arm.arm_id}/{epoch or 'pinned'}"
+    known = answered(lake, folder, list(prompts))
+    missing = {i: p for i, p in prompts.items() if i not in known}
+    fresh = _ask(missing, arm, model, sample, epoch) if missing else {}
+    rows = Response.to_table((known | fresh)[i] for i in prompts)
+    return store(lake, rows, "responses", folder, max_quarantined)
+
+
+def generation_key(parameters: dict[str, Any]) -> str:
+    """Prompts, weights, sampling and epoch decide the text; code does not, so a refactor burns no GPU hours."""
+    p = parameters
+    return "generate-1-" + digest(p["batch"].sha256, p["arm"].arm_id, p["sample"], p["epoch"])
+
+
+generate_task = task(generate, name="generate", task_run_name="generate {arm.name}", **keyed(generation_key))
+
+
+def answered(lake: Lake, folder: str, ids: list[str]) -> dict[str, Response]:
+    """The stored responses by id: of several the first generated; without those that are worth another try."""
+    table = lake.find(folder, "response_id", ids)
+    rows = sorted(Response.from_table(table) if table else [], key=lambda r: r.generated_at, reverse=True)
+    return {r.response_id: r for r in rows if r.error is None or not r.error.startswith(UNANSWERED)}
+
+
+def is_complete(lake: Lake, receipt: Artifact) -> bool:
+    """Whether the file is intact and every request in it got its final answer."""
+    if not lake.is_intact(receipt):
+        return False
+    return not any(e and e.startswith(UNANSWERED) for e in lake.read(receipt)["error"].to_pylist())
+
+
+def _weights(model: Model) -> list[str | None]:
+    """What tells one model from another: the weights' own digest, else its name, revision and, if they may change, place."""
+    if model.revision is not None and model.revision.startswith("sha256:"):
+        return [model.revision]
+    place = model.base_urls if model.engine == "endpoint" and model.revision is None else ()
+    return [model.model, model.revision, *place]
+
+
+def _ask(prompts: dict[str, Prompt], arm: Arm, model: Resolved, sample: int, epoch: str) -> dict[str, Response]:
+    sampling = Sampling.model_validate(arm.sampling)
+    if sampling.seed is not None:
+        sampling = sampling.model_copy(update={"seed": sampling.seed + sample})
+    system: list[Message] = []
+    if arm.chat and arm.chat["system_prompt"] is not None:
+        system = [{"role": "system", "content": arm.chat["system_prompt"]}]
+    replies = open_engine(model).complete([system + p.messages for p in prompts.values()], sampling)
+    return {
+        i: _response(i, p, reply, arm, sample, epoch) for (i, p), reply in zip(prompts.items(), replies, strict=True)
+    }
+
+
+def _response(response_id: str, prompt: Prompt, reply: Reply, arm: Arm, sample: int, epoch: str) -> Response:
+    return Response(
+        response_id=response_id,
+        item_id=prompt.item_id,
+        arm_id=arm.arm_id,
+        sample=sample,
+        epoch=epoch,
+        text=reply.text,
+        finish_reason=reply.finish_reason,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        option_logprobs=None,
+        error=reply.error and (UNANSWERED if reply.retryable else "") + reply.error,
+        generated_at=datetime.now(UTC),
+    )

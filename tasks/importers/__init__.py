@@ -1,0 +1,1 @@
+"""Results that were made elsewhere, as rows of ours."""

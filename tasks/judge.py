@@ -1,0 +1,133 @@
+"""From responses to verdicts: a rule is applied, a rubric is put to a model through the same generate step."""
+
+from datetime import UTC, datetime
+
+from prefect import task
+
+from schemas.ids import digest, item_id, verdict_id
+from schemas.rows import Arm, Message, Prompt, Response, Verdict
+from schemas.rows import Judge as JudgeRow
+from tasks.generate import UNANSWERED
+from tasks.judges import JUDGES
+from tasks.judges.opinion import Opinion, Rubric, Rule
+from tasks.lake import Artifact, Lake
+from tasks.store import Stored, store
+
+
+def judge_row(judge: Rule | Rubric, arm: Arm | None) -> JudgeRow:
+    """The judge on record: another version, rubric text, model or sampling is another judge. `arm` asks a rubric's model."""
+    config = {"labels": judge.labels}
+    if isinstance(judge, Rubric):
+        config |= {"template": judge.template, "sampling": judge.sampling.model_dump(mode="json")}
+    kind = "rubric" if isinstance(judge, Rubric) else "rule"
+    return JudgeRow(
+        judge_id=digest("judge", judge.name, kind, judge.version, config, arm and arm.arm_id),
+        name=judge.name,
+        kind=kind,
+        version=judge.version,
+        model=arm.model if arm else None,
+        config=config,
+    )
+
+
+def ask(lake: Lake, batch: Artifact, responses: Artifact, rubric: Rubric) -> Artifact:
+    """The questions to a rubric's model: one for each response that has a text, equal ones once."""
+    rows = {item_id(q): q for q in _questions(lake, batch, responses, rubric).values()}
+    return lake.write(Prompt.to_table(Prompt(item_id=i, messages=q) for i, q in rows.items()), "prompts")
+
+
+def settle(
+    lake: Lake,
+    batch: Artifact,
+    responses: Artifact,
+    replies: Artifact | None,
+    judge: JudgeRow,
+    run_id: str,
+    epoch: str,
+    max_quarantined: float,
+) -> Stored:
+    """The verdicts of `judge` on `responses`, one each in the same order; `replies` are its model's, None for a rule.
+
+    A response without a text, or a reply without a verdict, is unscored: `error` says why. Verdicts that are already in
+    the lake are kept as they are.
+    """
+    folder = f"verdicts/{judge.judge_id}/{epoch or 'pinned'}"
+    rows = {verdict_id(r.response_id, judge.judge_id, epoch): r for r in Response.from_table(lake.read(responses))}
+    known = _known(lake, folder, list(rows))
+    said = _opinions(lake, batch, responses, replies, JUDGES[judge.name])
+    fresh = {
+        i: _verdict(i, r, *said.get(r.response_id, (_no_response(r), None)), judge.judge_id, run_id, epoch)
+        for i, r in rows.items()
+        if i not in known
+    }
+    return store(lake, Verdict.to_table((known | fresh)[i] for i in rows), "verdicts", folder, max_quarantined)
+
+
+settle_task = task(settle, name="judge", task_run_name="judge {judge.name}")
+
+
+def _opinions(
+    lake: Lake, batch: Artifact, responses: Artifact, replies: Artifact | None, judge: Rule | Rubric
+) -> dict[str, tuple[Opinion, str | None]]:
+    """The opinion on each response that has a text, and the raw reply behind it."""
+    if isinstance(judge, Rule):
+        requests = _requests(lake, batch)
+        answered = [r for r in Response.from_table(lake.read(responses)) if r.text is not None]
+        return {r.response_id: (judge.judge(requests[r.item_id], r.text or ""), None) for r in answered}
+    by_question = {r.item_id: r for r in Response.from_table(lake.read(replies))} if replies else {}
+    said = {i: by_question[item_id(q)] for i, q in _questions(lake, batch, responses, judge).items()}
+    return {i: (_no_reply(r) if r.text is None else judge.parse(r.text), r.text) for i, r in said.items()}
+
+
+def _verdict(
+    verdict_id: str, response: Response, opinion: Opinion, raw: str | None, judge_id: str, run_id: str, epoch: str
+) -> Verdict:
+    return Verdict(
+        verdict_id=verdict_id,
+        response_id=response.response_id,
+        judge_id=judge_id,
+        run_id=run_id,
+        epoch=epoch,
+        label=opinion.label,
+        unsafe=opinion.unsafe,
+        score=opinion.score,
+        categories=opinion.categories,
+        rationale=opinion.rationale,
+        raw=raw,
+        error=opinion.error,
+        judged_at=datetime.now(UTC),
+    )
+
+
+def _known(lake: Lake, folder: str, ids: list[str]) -> dict[str, Verdict]:
+    table = lake.find(folder, "verdict_id", ids)
+    rows = sorted(Verdict.from_table(table) if table else [], key=lambda v: v.judged_at, reverse=True)
+    return {v.verdict_id: v for v in rows if v.error is None or not v.error.startswith(UNANSWERED)}
+
+
+def _requests(lake: Lake, batch: Artifact) -> dict[str, str]:
+    """What was asked, by item: the last message of the user."""
+    return {p.item_id: p.messages[-1]["content"] for p in Prompt.from_table(lake.read(batch))}
+
+
+def _questions(lake: Lake, batch: Artifact, responses: Artifact, rubric: Rubric) -> dict[str, list[Message]]:
+    requests = _requests(lake, batch)
+    return {
+        r.response_id: rubric.render(requests[r.item_id], r.text)
+        for r in Response.from_table(lake.read(responses))
+        if r.text is not None
+    }
+
+
+def _no_response(response: Response) -> Opinion:
+    return Opinion(error=_because("no response", response.error))
+
+
+def _no_reply(reply: Response) -> Opinion:
+    return Opinion(error=_because("no reply from the judge's model", reply.error))
+
+
+def _because(what: str, error: str | None) -> str:
+    """An error of a later step; one that is worth another try stays one."""
+    cause = error or ""
+    return cause if cause.startswith(UNANSWERED) else f"{what}: {cause}"

@@ -1,0 +1,79 @@
+"""What a run shows while a model answers: a live bar on a terminal, plain log lines elsewhere."""
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from tasks.engines import Stats, stats
+
+log = logging.getLogger("midwatch.progress")
+
+EVERY_S = 10.0  # seconds between log lines
+REDRAWS_PER_S = 4
+
+
+@dataclass
+class Progress:
+    """How far a phase is; `finished` counts the responses of whole shards, stored ones included."""
+
+    name: str
+    total: int
+    before: Stats = field(default_factory=stats)
+    started: float = field(default_factory=time.monotonic)
+    finished: int = 0
+
+    def advance(self, responses: int) -> None:
+        """Another shard is whole."""
+        self.finished += responses
+
+    def line(self) -> str:
+        """Done of total, rate, tokens per second, errors and time to go."""
+        now, seconds = stats(), max(time.monotonic() - self.started, 1e-9)
+        answered = now.done - self.before.done
+        done = min(self.total, max(self.finished, answered))
+        rate = answered / seconds
+        tokens = (now.completion_tokens - self.before.completion_tokens) / seconds
+        left = f"{(self.total - done) / rate:.0f} s left" if rate and done < self.total else ""
+        errors = f"{now.errors - self.before.errors} errors"
+        return "  ".join(
+            p for p in (f"{done}/{self.total}", f"{rate:.1f}/s", f"{tokens:.0f} tokens/s", errors, left) if p
+        )
+
+    def __rich__(self) -> Table:
+        line = self.line()
+        row = Table.grid(padding=(0, 1))
+        row.add_row(self.name, ProgressBar(total=self.total, completed=int(line.partition("/")[0]), width=24), line)
+        return row
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far `name` is; the function that it yields is told the size of each shard that became whole."""
+    state = Progress(name, total)
+    if sys.stderr.isatty():
+        with Live(state, console=Console(stderr=True), refresh_per_second=REDRAWS_PER_S):
+            yield state.advance
+        return
+    over = threading.Event()
+    thread = threading.Thread(target=_log_lines, args=(state, over), daemon=True)
+    thread.start()
+    try:
+        yield state.advance
+    finally:
+        over.set()
+        thread.join()
+    log.info("%s: %s", name, state.line())
+
+
+def _log_lines(state: Progress, over: threading.Event) -> None:
+    while not over.wait(EVERY_S):
+        log.info("%s: %s", state.name, state.line())

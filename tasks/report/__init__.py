@@ -1,0 +1,1 @@
+"""What people read: tables of rates on the terminal and in Markdown, and safe exports."""

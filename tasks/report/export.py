@@ -1,0 +1,44 @@
+"""Query results as files for other programs."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.lake import write_atomically
+from tasks.report.text import for_csv
+
+
+def export(table: pa.Table, style: str, out: Path | None) -> None:
+    """Write `table` as csv (cells that a spreadsheet would run are defused), json (one object a line) or parquet."""
+    data = {"csv": as_csv, "json": as_json, "parquet": as_parquet}[style](table)
+    if out is not None:
+        write_atomically(out, data)
+        return
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def as_csv(table: pa.Table) -> bytes:
+    """RFC 4180 with a header; NULL is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([for_csv(name) for name in table.column_names])
+    writer.writerows([for_csv(v) for v in row.values()] for row in table.to_pylist())
+    return text.getvalue().encode()
+
+
+def as_json(table: pa.Table) -> bytes:
+    """JSON Lines; times in ISO 8601."""
+    return "".join(json.dumps(row, default=str) + "\n" for row in table.to_pylist()).encode()
+
+
+def as_parquet(table: pa.Table) -> bytes:
+    """One Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()

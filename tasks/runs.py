@@ -1,0 +1,159 @@
+"""The record of a run in the lake: begun before anything else, ended by a manifest that names all its files."""
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from schemas.ids import canonical, digest
+from schemas.rows import Run, RunKind
+from tasks.lake import Artifact, Lake, LakeError, write_atomically
+
+log = logging.getLogger("midwatch.runs")
+
+RESUMABLE = timedelta(hours=20)  # older answers of a hosted model are not last night's
+Artifacts = Mapping[str, Sequence[Artifact]]  # table -> files
+
+
+class Started(BaseModel):
+    """A run that was begun; the file is locked by its process for as long as that lives."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    name: str
+    kind: RunKind
+    started_at: AwareDatetime
+    config: dict[str, Any]
+
+    @property
+    def request(self) -> str:
+        """The digest of what was asked: the same command gives the same one."""
+        return digest("run", self.kind, self.name, self.config)
+
+
+def begin(lake: Lake, kind: RunKind, name: str, config: dict[str, Any]) -> Started:
+    """A new run, or the interrupted one of the same request, which then goes on under its own id and time."""
+    asked = Started(run_id=_uuid7(), name=name, kind=kind, started_at=datetime.now(UTC), config=config)
+    for earlier in _interrupted(lake):
+        recent = asked.started_at - earlier.started_at < RESUMABLE
+        if recent and earlier.request == asked.request and _claim(lake, earlier):
+            log.info("run %s was interrupted; it goes on", earlier.run_id)
+            return earlier
+    write_atomically(_folder(lake, asked) / "started.json", asked.model_dump_json().encode())
+    _claim(lake, asked)
+    return asked
+
+
+def finish(lake: Lake, started: Started, artifacts: Artifacts, environment: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of the finished run, after it was written: from then on the run is in the lake as a whole."""
+    run = Run(
+        run_id=started.run_id,
+        name=started.name,
+        kind=started.kind,
+        status="finished",
+        started_at=started.started_at,
+        finished_at=datetime.now(UTC),
+        config=started.config,
+        code_version=code_version(),
+        environment=environment,
+    )
+    files = {**artifacts, "runs": [lake.write(Run.to_table([run]), f"runs/{run.run_id}")]}
+    made = {
+        "run_id": run.run_id,
+        "request": started.request,
+        "artifacts": {
+            table: [a.model_dump(include={"path", "sha256", "rows"}) for a in fs] for table, fs in files.items()
+        },
+    }
+    write_atomically(_folder(lake, started) / "manifest.json", json.dumps(made, indent=1).encode())
+    return made
+
+
+def manifests(lake: Lake) -> list[dict[str, Any]]:
+    """The manifests of all finished runs, oldest first; LakeError where one is no JSON."""
+    return [_load(path) for path in sorted((lake.root / "runs").glob("*/manifest.json"))]
+
+
+def manifest(lake: Lake, run_id: str) -> dict[str, Any]:
+    """The manifest of a finished run; LakeError where it is gone."""
+    path = lake.root / "runs" / run_id / "manifest.json"
+    if not path.exists():
+        raise LakeError(f"{path}: the run is in the warehouse, but its manifest is gone from the lake")
+    return _load(path)
+
+
+def finished(lake: Lake, kind: RunKind, name: str, config: dict[str, Any]) -> str | None:
+    """The run_id of the finished run of the same request, or None."""
+    asked = digest("run", kind, name, json.loads(canonical(config)))
+    return next((m["run_id"] for m in manifests(lake) if m["request"] == asked), None)
+
+
+@cache
+def code_version() -> str:
+    """The version of Midwatch, with the commit where it runs from a git checkout."""
+    root = Path(__file__).parents[1]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--match", "v*"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return version("midwatch")
+    return f"{version('midwatch')}+{commit}"
+
+
+def environment(**more: Any) -> dict[str, Any]:
+    """What the run ran on, as far as it may matter to a number."""
+    packages = ("duckdb", "great-expectations", "polars", "prefect", "pyarrow")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{p: version(p) for p in packages},
+    } | more
+
+
+def _interrupted(lake: Lake) -> Iterator[Started]:
+    for path in sorted((lake.root / "runs").glob("*/started.json"), reverse=True):
+        if not path.with_name("manifest.json").exists():
+            yield Started.model_validate(_load(path))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_bytes())
+    except ValueError as e:
+        raise LakeError(f"{path}: not JSON ({e}): it was truncated or altered") from e
+    return dict(loaded)
+
+
+def _claim(lake: Lake, started: Started) -> bool:
+    """Whether the run is now ours; the lock is the process's own and goes when it dies, however it dies."""
+    fd = os.open(_folder(lake, started) / "started.json", os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return False
+    return True  # the descriptor stays open, and with it the lock
+
+
+def _folder(lake: Lake, started: Started) -> Path:
+    return lake.root / "runs" / started.run_id
+
+
+def _uuid7() -> str:
+    """A UUID that sorts by its time in milliseconds (RFC 9562, section 5.7); Python has its own from 3.14 on."""
+    value = int(time.time() * 1000) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    digits = f"{value:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
