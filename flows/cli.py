@@ -1,6 +1,7 @@
 """The command `midwatch`."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -45,9 +46,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="midwatch")
-@click.option(
-    "-v", "--verbose", is_flag=True, default=None, expose_value=False, callback=_remember, help="Also Prefect's log."
-)
+@click.option("-v", "--verbose", is_flag=True, default=None, expose_value=False, callback=_remember, help="Also Prefect's log.")
 @home_option
 def midwatch() -> None:
     """Nightly LLM safety evaluations that say what changed: the model, the judge, or the world.
@@ -93,8 +92,7 @@ def doctor(settings: Settings, config: Path | None, as_json: bool) -> None:
     else:
         for f in findings:
             click.echo(
-                f"{'ok  ' if f.ok else 'FAIL'}  {f.what}: {f.found}"
-                + (f"\n      to mend: {f.remedy}" if f.remedy else "")
+                f"{'ok  ' if f.ok else 'FAIL'}  {f.what}: {f.found}" + (f"\n      to mend: {f.remedy}" if f.remedy else "")
             )
     if not all(f.ok for f in findings):
         sys.exit(1)
@@ -204,9 +202,7 @@ def pin(settings: Settings, config: Path | None) -> None:
 
 @midwatch.command()
 @click.argument("query")
-@click.option(
-    "--format", "style", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
-)
+@click.option("--format", "style", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write here [default: standard output].")
 @click.option(
     "--timeout",
@@ -274,9 +270,7 @@ def import_() -> None:
 @json_option
 @home_option
 @settings
-def responses(
-    settings: Settings, file: Path, benchmark: str, arm: str, prompt: str, response: str, as_json: bool
-) -> None:
+def responses(settings: Settings, file: Path, benchmark: str, arm: str, prompt: str, response: str, as_json: bool) -> None:
     """Bring the responses in FILE (CSV, JSONL or Parquet, also .gz) in as a run; importing them again changes nothing.
 
     A row is matched to the benchmark's item with exactly its prompt; rows without one go to quarantine.
@@ -308,9 +302,7 @@ def judge() -> None:
 @json_option
 @home_option
 @settings
-def judge_run(
-    settings: Settings, name: str, arm: str | None, run: str | None, config: Path | None, as_json: bool
-) -> None:
+def judge_run(settings: Settings, name: str, arm: str | None, run: str | None, config: Path | None, as_json: bool) -> None:
     """Judge the stored responses of an arm or a run, without generating any; judging them again changes nothing.
 
     A judge that is put to a model takes it from the configuration.
@@ -391,9 +383,7 @@ def _report(settings: Settings, run_id: str, as_json: bool) -> None:
     for table in rate_tables(rates):
         console.print(terminal(table), "")
     facts = f"{run['n_responses']} responses ({run['n_from_cache']} from the cache, {run['n_errors']} errors)"
-    console.print(
-        f"run {run_id}: {facts}, {run['n_verdicts']} verdicts ({run['n_unscored']} unscored)", highlight=False
-    )
+    console.print(f"run {run_id}: {facts}, {run['n_verdicts']} verdicts ({run['n_unscored']} unscored)", highlight=False)
 
 
 def _print_table(columns: Any, rows: Any) -> None:
@@ -411,19 +401,32 @@ def _console() -> Console:
 def main() -> None:
     """Run the command; exit 0 when it went well, 1 when it failed, 2 when it was asked wrongly, 130 when interrupted."""
     signal.signal(signal.SIGTERM, _terminate)
+    code = _run()
+    # What comes from here on is no news: Prefect's threads say that its own server has ended, and DuckDB 2.0's binding
+    # takes what those threads still hold for leaks.
+    sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         midwatch(standalone_mode=False)
-    except click.exceptions.Exit as e:
-        sys.exit(e.exit_code)
+    except (click.exceptions.Exit, SystemExit) as e:
+        return int(getattr(e, "exit_code", getattr(e, "code", 0)) or 0)
     except click.ClickException as e:
         e.show()
-        sys.exit(2)
+        return 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("midwatch: interrupted; what is done is kept, and the same command goes on from there", err=True)
-        sys.exit(130)
+        return 130
     except MidwatchError as e:
         click.echo(f"midwatch: {e}", err=True)
-        sys.exit(2 if isinstance(e, ConfigError) else 1)
+        return 2 if isinstance(e, ConfigError) else 1
+    except OSError as e:
+        click.echo(f"midwatch: {e.filename or 'the system'}: {e.strerror or e}", err=True)
+        return 1
+    return 0
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -39,9 +39,7 @@ def import_responses(
     return publish(Context(lake, started, False, MAX_QUARANTINED), home, parts)
 
 
-def _benchmark(
-    lake: Lake, file: Path, rows: pl.DataFrame, spec: BenchmarkSpec, pin: Pin | None
-) -> tuple[Artifact, Artifact]:
+def _benchmark(lake: Lake, file: Path, rows: pl.DataFrame, spec: BenchmarkSpec, pin: Pin | None) -> tuple[Artifact, Artifact]:
     """The benchmark and its items: from the path that was given, the file itself, the lake, or else the hub."""
     if spec.path is None and carries(spec, rows):
         spec = spec.model_copy(update={"path": str(file)})

@@ -14,8 +14,8 @@ from warehouse.connect import snapshot_path
 from warehouse.load import load_run
 from warehouse.query import query
 
-assemble_task = task(assemble, name="aggregate")
-load_task = task(load_run, name="load")
+assemble_task = task(name="aggregate")(assemble)
+load_task = task(name="load")(load_run)
 
 
 def publish(context: Context, home: Path, parts: Parts) -> str:
@@ -37,7 +37,5 @@ def _announce(home: Path, run_id: str) -> None:
     write_atomically(report, text.encode())
     for number, table in enumerate(tables):
         rows = [dict(zip(table.header, row, strict=True)) for row in table.rows]
-        create_table_artifact(
-            key=f"rates-{number}", table=rows, description=f"{table.title} (%, 95% intervals), run {run_id}"
-        )
+        create_table_artifact(key=f"rates-{number}", table=rows, description=f"{table.title} (%, 95% intervals), run {run_id}")
     create_link_artifact(key="report", link=report.as_uri(), link_text=f"Report of run {run_id}")

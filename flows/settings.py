@@ -52,7 +52,8 @@ class Settings:
             raise MidwatchError(f"{self.home}: {e.strerror}; choose a folder that you can write with --home") from e
         if free < FREE_BYTES:
             raise MidwatchError(
-                f"{self.home}: {free / 1e6:.0f} MB free, a run needs {FREE_BYTES / 1e6:.0f}; free space or choose another --home"
+                f"{self.home}: {free / 1e6:.0f} MB free, a run needs {FREE_BYTES / 1e6:.0f}; "
+                "free space or choose another --home"
             )
 
     def prepare(self) -> None:
@@ -70,6 +71,7 @@ class Settings:
             "PREFECT_TASKS_DEFAULT_NO_CACHE": "true",
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "midwatch",
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if self.verbose else "CRITICAL",
             "DO_NOT_TRACK": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from schemas.config import ArmSpec, JudgeSpec
 from schemas.errors import ConfigError
@@ -53,20 +53,16 @@ def ingest(lake: Lake, source: Source, pin: Pin | None, max_quarantined: float) 
 
 def answer(context: Context, spec: ArmSpec, resolved: Resolved, prompts: Sequence[Artifact]) -> tuple[Arm, list[Shard]]:
     """The arm, and its responses to every shard of prompts."""
-    arm, epoch = arm_of(spec, resolved), context.epoch(resolved)
-    fixed = {
-        "lake": context.lake,
-        "arm": arm,
-        "model": resolved,
-        "epoch": epoch,
-        "max_quarantined": context.max_quarantined,
-    }
-    calls = [fixed | {"batch": batch, "sample": sample} for sample in range(spec.samples) for batch in prompts]
+    arm = arm_of(spec, resolved)
+    fixed = {"lake": context.lake, "arm": arm, "model": resolved, "epoch": context.epoch(resolved)}
+    fixed |= {"max_quarantined": context.max_quarantined}
+    asked = [(sample, batch) for sample in range(spec.samples) for batch in prompts]
+    calls = [fixed | {"batch": batch, "sample": sample} for sample, batch in asked]
     shards = []
-    with progress(spec.name, sum(batch.rows for batch in prompts) * spec.samples) as advance:
+    with progress(spec.name, sum(batch.rows for _, batch in asked)) as advance:
         results = overlapping(generate_task, calls, partial(is_complete, context.lake))
-        for call, responses in zip(calls, results, strict=True):
-            shards.append(Shard(call["batch"], responses))
+        for (_, batch), responses in zip(asked, results, strict=True):
+            shards.append(Shard(batch, responses))
             advance(responses.rows)
     return arm, shards
 
@@ -79,22 +75,26 @@ def judge(
     replies: list[Artifact | None] = [None] * len(shards)
     rubric = JUDGES[spec.name]
     if isinstance(rubric, Rubric) and asked is not None and resolved is not None:
-        questions = [ask(context.lake, *shard, rubric) for shard in shards]
+        questions = [ask(context.lake, s.prompts, s.responses, rubric) for s in shards]
         answered = answer(context, asked, resolved, [q for q in questions if q.rows])[1]
         by_question = {shard.prompts.path: shard.responses for shard in answered}
         replies = [by_question.get(q.path) for q in questions]
-    fixed = (row, context.started.run_id, context.epoch(resolved), context.max_quarantined)
-    return row, [settle_task(context.lake, *shard, reply, *fixed) for shard, reply in zip(shards, replies, strict=True)]
+    known: dict[str, Any] = {"lake": context.lake, "judge": row, "run_id": context.started.run_id}
+    known |= {"epoch": context.epoch(resolved), "max_quarantined": context.max_quarantined}
+    return row, [
+        settle_task(batch=s.prompts, responses=s.responses, replies=reply, **known)
+        for s, reply in zip(shards, replies, strict=True)
+    ]
 
 
 def on_record(spec: JudgeSpec, resolved: Resolved | None) -> tuple[Judge, ArmSpec | None]:
     """The judge's row, and how its model is asked; ConfigError when there is no such judge, or no model for it."""
     if spec.name not in JUDGES:
         raise ConfigError(f"{spec.name}: unknown judge; there are {', '.join(JUDGES)}")
-    known = JUDGES[spec.name]
-    if not isinstance(known, Rubric):
-        return judge_row(known, None), None
+    found = JUDGES[spec.name]
+    if not isinstance(found, Rubric):
+        return judge_row(found, None), None
     if resolved is None:
         raise ConfigError(f"{spec.name}: this judge asks a model; set `model` for it under `judges`")
-    asked = ArmSpec(name=f"judge-{spec.name}", model=spec.name, sampling=known.sampling)
-    return judge_row(known, arm_of(asked, resolved)), asked
+    asked = ArmSpec(name=f"judge-{spec.name}", model=spec.name, sampling=found.sampling)
+    return judge_row(found, arm_of(asked, resolved)), asked

@@ -151,9 +151,7 @@ class RunSpec(Config):
         }.items():
             if twice := {n for n in names if names.count(n) > 1}:
                 raise ValueError(f"{kind} {sorted(twice)[0]!r} is listed twice")
-        for owner, model in [(a.name, a.model) for a in self.arms] + [
-            (j.name, j.model) for j in self.judges if j.model
-        ]:
+        for owner, model in [(a.name, a.model) for a in self.arms] + [(j.name, j.model) for j in self.judges if j.model]:
             if model not in self.models:
                 raise ValueError(f"{owner!r} names model {model!r}; models has {sorted(self.models) or 'none'}")
         return self
@@ -190,9 +188,7 @@ def _explained(error: ValidationError) -> list[str]:
     """One line an error; not the ones that only say that a list is too short, where its entries were wrong."""
     errors = error.errors()
     inside = {e["loc"][0] for e in errors if len(e["loc"]) > 1}
-    return [
-        _line(e["loc"], e["type"], e["msg"]) for e in errors if e["type"] != "too_short" or e["loc"][0] not in inside
-    ]
+    return [_line(e["loc"], e["type"], e["msg"]) for e in errors if e["type"] != "too_short" or e["loc"][0] not in inside]
 
 
 def _line(loc: tuple[int | str, ...], kind: str, message: str) -> str:

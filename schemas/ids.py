@@ -2,10 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-Messages = Sequence[Mapping[str, str]]
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as the OpenAI protocol has it."""
+
+    role: str
+    content: str
 
 
 def canonical(value: Any) -> str:
@@ -18,7 +25,7 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:32]
 
 
-def item_id(messages: Messages, options: Sequence[str] | None = None) -> str:
+def item_id(messages: Sequence[Message], options: Sequence[str] | None = None) -> str:
     """The id of what a model is shown: the messages (context included) and, for multiple choice, the options."""
     return digest("item", [{"role": m["role"], "content": m["content"]} for m in messages], options)
 

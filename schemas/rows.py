@@ -12,9 +12,8 @@ from typing import Any, Literal, Self, Union, get_args, get_origin
 
 import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, ConfigDict
-from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
-from schemas.ids import canonical
+from schemas.ids import Message, canonical
 
 Label = Literal["full_compliance", "partial_refusal", "full_refusal"]
 Expected = Literal["comply", "refuse", "choose", "prefer"]
@@ -32,13 +31,6 @@ _ARROW: dict[Any, pa.DataType] = {
     Literal: pa.string(),
 }
 _JSON = (list, dict)
-
-
-class Message(TypedDict):
-    """One turn of a conversation, as the OpenAI protocol has it."""
-
-    role: str
-    content: str
 
 
 class Row(BaseModel):

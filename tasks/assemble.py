@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.rows import Arm, Judge, Response, RunBenchmark, RunResponse, RunVerdict, Verdict
+from schemas.rows import Arm, Judge, Metric, Response, RunBenchmark, RunResponse, RunVerdict, Verdict
 from tasks.aggregate import aggregate
 from tasks.lake import Artifact, Lake
 from tasks.runs import Artifacts, Started
@@ -73,20 +73,15 @@ def reopen(lake: Lake, manifest: dict[str, Any]) -> Parts:
 
 
 def _metrics(started: Started, parts: Parts, responses: pa.Table, verdicts: pa.Table) -> pa.Table:
-    items = pl.concat(
-        [_frame(i, "benchmark_id", "item_id", "category", "harm_category", "expected") for i in parts.items]
-    )
+    items = pl.concat([_frame(i, "benchmark_id", "item_id", "category", "harm_category", "expected") for i in parts.items])
     judged = (
         _frame(responses, "response_id", "item_id", "arm_id")
         .join(items, on="item_id")
         .join(_frame(verdicts, "response_id", "judge_id", "label", "unsafe"), on="response_id")
         .with_columns(run_id=pl.lit(started.run_id))
     )
-    tables = [
-        aggregate(judged.filter(pl.col("judge_id") == j.judge_id), labels=bool(j.config["labels"]))
-        for j in parts.judges
-    ]
-    return pa.concat_tables(tables)
+    tables = [aggregate(judged.filter(pl.col("judge_id") == j.judge_id), labels=bool(j.config["labels"])) for j in parts.judges]
+    return pa.concat_tables([Metric.arrow_schema().empty_table(), *tables])
 
 
 def _members(row: type[RunResponse] | type[RunVerdict], rows: pa.Table, time: str, started: Started) -> pa.Table:

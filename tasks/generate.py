@@ -6,8 +6,8 @@ from typing import Any
 from prefect import task
 
 from schemas.config import ArmSpec, Model, Sampling
-from schemas.ids import digest, response_id
-from schemas.rows import Arm, Message, Prompt, Response
+from schemas.ids import Message, digest, response_id
+from schemas.rows import Arm, Prompt, Response
 from tasks.engines import open_engine
 from tasks.engines.client import Reply
 from tasks.engines.weights import Resolved
@@ -36,9 +36,7 @@ def arm_of(spec: ArmSpec, resolved: Resolved) -> Arm:
     )
 
 
-def generate(
-    lake: Lake, batch: Artifact, arm: Arm, model: Resolved, sample: int, epoch: str, max_quarantined: float
-) -> Stored:
+def generate(lake: Lake, batch: Artifact, arm: Arm, model: Resolved, sample: int, epoch: str, max_quarantined: float) -> Stored:
     """The responses of `arm` to `batch`, one per prompt in the same order; only prompts without an answer are sent.
 
     EngineError when the engine is unusable; a request that it refuses becomes a response with `error`.
@@ -58,7 +56,7 @@ def generation_key(parameters: dict[str, Any]) -> str:
     return "generate-1-" + digest(p["batch"].sha256, p["arm"].arm_id, p["sample"], p["epoch"])
 
 
-generate_task = task(generate, name="generate", task_run_name="generate {arm.name}", **keyed(generation_key))
+generate_task = task(name="generate", task_run_name="generate {arm.name}", **keyed(generation_key))(generate)
 
 
 def answered(lake: Lake, folder: str, ids: list[str]) -> dict[str, Response]:
@@ -91,9 +89,7 @@ def _ask(prompts: dict[str, Prompt], arm: Arm, model: Resolved, sample: int, epo
     if arm.chat and arm.chat["system_prompt"] is not None:
         system = [{"role": "system", "content": arm.chat["system_prompt"]}]
     replies = open_engine(model).complete([system + p.messages for p in prompts.values()], sampling)
-    return {
-        i: _response(i, p, reply, arm, sample, epoch) for (i, p), reply in zip(prompts.items(), replies, strict=True)
-    }
+    return {i: _response(i, p, reply, arm, sample, epoch) for (i, p), reply in zip(prompts.items(), replies, strict=True)}
 
 
 def _response(response_id: str, prompt: Prompt, reply: Reply, arm: Arm, sample: int, epoch: str) -> Response:

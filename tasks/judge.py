@@ -1,11 +1,12 @@
 """From responses to verdicts: a rule is applied, a rubric is put to a model through the same generate step."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from prefect import task
 
-from schemas.ids import digest, item_id, verdict_id
-from schemas.rows import Arm, Message, Prompt, Response, Verdict
+from schemas.ids import Message, digest, item_id, verdict_id
+from schemas.rows import Arm, Prompt, Response, Verdict
 from schemas.rows import Judge as JudgeRow
 from tasks.generate import UNANSWERED
 from tasks.judges import JUDGES
@@ -16,7 +17,7 @@ from tasks.store import Stored, store
 
 def judge_row(judge: Rule | Rubric, arm: Arm | None) -> JudgeRow:
     """The judge on record: another version, rubric text, model or sampling is another judge. `arm` asks a rubric's model."""
-    config = {"labels": judge.labels}
+    config: dict[str, Any] = {"labels": judge.labels}
     if isinstance(judge, Rubric):
         config |= {"template": judge.template, "sampling": judge.sampling.model_dump(mode="json")}
     kind = "rubric" if isinstance(judge, Rubric) else "rule"
@@ -63,7 +64,7 @@ def settle(
     return store(lake, Verdict.to_table((known | fresh)[i] for i in rows), "verdicts", folder, max_quarantined)
 
 
-settle_task = task(settle, name="judge", task_run_name="judge {judge.name}")
+settle_task = task(name="judge", task_run_name="judge {judge.name}")(settle)
 
 
 def _opinions(

@@ -48,7 +48,7 @@ def read_hub(dataset: str, commit: str) -> pl.DataFrame:
     if len(splits) != 1:
         raise IngestError(f"{dataset}: expected one split, found {', '.join(splits)}; {_LOCAL}")
     (split,) = splits.values()
-    return as_text(pl.from_arrow(split.with_format("arrow")[:]))
+    return as_text(pl.DataFrame(split.with_format("arrow")[:]))
 
 
 def resolve_commit(dataset: str, revision: str | None) -> str:
@@ -59,9 +59,7 @@ def resolve_commit(dataset: str, revision: str | None) -> str:
     try:
         commit = HfApi().dataset_info(dataset, revision=revision, timeout=30).sha
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as e:
-        raise IngestError(
-            f"{dataset}: the hub does not say which revision is current: {_first_line(e)}; {_LOCAL}"
-        ) from e
+        raise IngestError(f"{dataset}: the hub does not say which revision is current: {_first_line(e)}; {_LOCAL}") from e
     if commit is None:
         raise IngestError(f"{dataset}: the hub names no commit; {_LOCAL}")
     return commit

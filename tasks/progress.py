@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from tasks.engines import Stats, stats
+from tasks.engines import stats
+from tasks.engines.client import Stats
 
 log = logging.getLogger("midwatch.progress")
 
@@ -44,9 +45,7 @@ class Progress:
         tokens = (now.completion_tokens - self.before.completion_tokens) / seconds
         left = f"{(self.total - done) / rate:.0f} s left" if rate and done < self.total else ""
         errors = f"{now.errors - self.before.errors} errors"
-        return "  ".join(
-            p for p in (f"{done}/{self.total}", f"{rate:.1f}/s", f"{tokens:.0f} tokens/s", errors, left) if p
-        )
+        return "  ".join(p for p in (f"{done}/{self.total}", f"{rate:.1f}/s", f"{tokens:.0f} tokens/s", errors, left) if p)
 
     def __rich__(self) -> Table:
         line = self.line()

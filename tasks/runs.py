@@ -74,9 +74,7 @@ def finish(lake: Lake, started: Started, artifacts: Artifacts, environment: dict
     made = {
         "run_id": run.run_id,
         "request": started.request,
-        "artifacts": {
-            table: [a.model_dump(include={"path", "sha256", "rows"}) for a in fs] for table, fs in files.items()
-        },
+        "artifacts": {table: [a.model_dump(include={"path", "sha256", "rows"}) for a in fs] for table, fs in files.items()},
     }
     write_atomically(_folder(lake, started) / "manifest.json", json.dumps(made, indent=1).encode())
     return made

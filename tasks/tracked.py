@@ -41,6 +41,7 @@ def overlapping(task: Task[..., R], calls: Iterable[dict[str, Any]], usable: Cal
 
 def _result(task: Task[..., R], call: dict[str, Any], future: PrefectFuture[R], usable: Callable[[R], bool]) -> R:
     result = future.result()
-    if future.state.name == "Cached" and not usable(result):
-        return task.with_options(refresh_cache=True)(**call)
-    return result
+    if future.state.name != "Cached" or usable(result):
+        return result
+    again: Task[..., R] = task.with_options(refresh_cache=True)
+    return again.submit(**call).result()

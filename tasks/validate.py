@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.errors import MidwatchError
 from schemas.rows import Item, Metric, Response, Row, Verdict
 from tasks.lake import write_atomically
 
@@ -39,7 +40,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SHOWN = 80  # characters of a value that a reason shows; the whole value stands beside it in the file
 
 
-class ValidationFailed(Exception):
+class ValidationFailed(MidwatchError):
     """A table cannot be checked: its columns are not the suite's, its bytes are damaged, or a rule cannot be run."""
 
 
@@ -218,12 +219,13 @@ def _failures(frame: "pd.DataFrame", rules: list[Rule], suite: Suite) -> "list[E
         asset = context.data_sources.add_pandas("lake").add_dataframe_asset(suite)
         data = asset.add_batch_definition_whole_dataframe("all")
         expectations = context.suites.add(gx.ExpectationSuite(name=suite, expectations=rules))
+        if len(expectations.expectations) != len(rules):  # it leaves out, and only logs, what it does not know
+            unknown = {r["type"] for r in rules} - {e.expectation_type for e in expectations.expectations}
+            raise ValidationFailed(f"{suite}: Great Expectations has no {', '.join(unknown)}; correct {suite}.json")
         definition = gx.ValidationDefinition(name=suite, data=data, suite=expectations)
         context.validation_definitions.add(definition)
         # a definition digests the rows once, Batch.validate twice; but it also stores, and so copies, all positions
         first = definition.run(batch_parameters={"dataframe": frame}, result_format="BOOLEAN_ONLY")
-        if len(first.results) != len(rules):
-            raise ValidationFailed(f"{suite}: XXX")
         if not (broken := [_rule(r) for r in first.results if not r.success]):
             return []
         again = gx.ExpectationSuite(name=f"{suite}, broken", expectations=broken)
@@ -235,15 +237,14 @@ def _rule(result: "ExpectationValidationResult") -> Rule:
     return {**config, "kwargs": {k: v for k, v in config["kwargs"].items() if k != "batch_id"}}
 
 
-def _breach(
-    result: "ExpectationValidationResult", frame: "pd.DataFrame", columns: dict[str, Column], suite: Suite
-) -> Breach:
+def _breach(result: "ExpectationValidationResult", frame: "pd.DataFrame", columns: dict[str, Column], suite: Suite) -> Breach:
     rule = _rule(result)
     kwargs, positions = rule["kwargs"], result.result.get("unexpected_index_list")
     if positions is None:
+        causes = [str(e["exception_message"]) for e in (result.exception_info or {}).values() if isinstance(e, dict)]
         raise ValidationFailed(
-            f"{suite}: {rule['type']} {kwargs} names no rows: {result.exception_info}. "
-            f"Correct schemas/expectations/{suite}.json, where only rules about rows can stand"
+            f"{suite}: {rule['type']} {kwargs} names no rows: {'; '.join(causes) or 'it is about the whole table'}. "
+            f"Correct {suite}.json, where only rules about rows can stand"
         )
     names = kwargs.get("column_list") or [kwargs[k] for k in ("column", "column_A", "column_B") if k in kwargs]
     if rule["type"] in _UNIQUE:

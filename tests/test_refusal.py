@@ -31,7 +31,7 @@ COMPLIES = {
     "cannot recommend enough": "I cannot recommend this book enough! It opens in Lisbon in 1755 and follows three sisters.",
     "would not recommend": "Use the blue wire for ground. I would not recommend aluminium wire, since it loosens with heat.",
     "you cannot": "You cannot kill a Python process without its process id. Find it with ps, then run kill with that number.",
-    "sorry in code": 'Handle the error like this:\n```python\nraise ValueError("I\'m sorry, I can\'t help with that")\n```\nCatch it above.',
+    "sorry in code": "Handle the error like this:\n```python\nraise ValueError(\"I'm sorry, I can't help with that\")\n```\nCatch it above.",
     "quoted in a story": "The gate was shut. “I cannot help you with that,” said the knight, and he sheathed his sword. The boy rode on.",
     "single quotes in a story": "'I cannot do that,' said the knight, and turned his horse. 'Then I will go alone,' said the girl.",
     "sympathy": f"I'm sorry to hear that dinner failed! {STEPS}",

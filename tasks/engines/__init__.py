@@ -42,10 +42,8 @@ def open_engine(resolved: Resolved) -> Client:
             _close(other)
         with ExitStack() as stack:
             if model.engine == "vllm":
-                server = stack.enter_context(
-                    serve(resolved.location, model, _folder / f"{model.model.replace('/', '--')}.log")
-                )
-                client = Client((server.base_url,), server.model, None, model.requests)
+                server = stack.enter_context(serve(resolved.location, model, _folder / f"{model.model.replace('/', '--')}.log"))
+                client = Client((server.base_url,), server.model, None, model.requests, died=server.failure)
             else:
                 client = Client(model.base_urls, model.model, _key(model.api_key_env), model.requests)
             _open[key] = stack.enter_context(client), stack.pop_all()

@@ -16,7 +16,8 @@ import aiohttp
 from yarl import URL
 
 from schemas.config import Requests, Sampling
-from schemas.rows import Message
+from schemas.errors import MidwatchError
+from schemas.ids import Message
 
 _REJECTED = {400, 413, 422}  # the endpoint works and will not answer this prompt
 _TRANSIENT = {408, 409, 425, 429, *range(500, 600)}
@@ -32,7 +33,7 @@ _TEXT: dict[Api, tuple[str, ...]] = {"chat": ("content", "refusal"), "completion
 T = TypeVar("T")
 
 
-class EngineError(Exception):
+class EngineError(MidwatchError):
     """The endpoint is unusable: no further request would do better."""
 
 
@@ -52,7 +53,7 @@ class Reply:
     retryable: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stats:
     """Since the client was made: prompts asked, done (errors included), tokens in answers; requests on the wire now."""
 
@@ -117,8 +118,8 @@ class Client:
 
     @property
     def stats(self) -> Stats:
-        """A snapshot; from any thread."""
-        return self._stats
+        """A copy of the counts as they are now; from any thread."""
+        return replace(self._stats)
 
     def complete(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Reply]:
         """One reply per prompt, in the same order, when all are there; EngineError when the endpoint is unusable."""
@@ -167,7 +168,7 @@ class Client:
         await self._session.close()
 
     async def _complete(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Reply]:
-        self._count(asked=len(prompts))
+        self._stats.asked += len(prompts)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._ask(p, sampling)) for p in prompts]
@@ -181,12 +182,10 @@ class Client:
         async with self._slots:
             body = json.dumps(request_body(self._model, messages, sampling, self._requests.api)).encode()
             reply = await self._retried(body)
-        self._count(
-            done=1,
-            errors=int(reply.error is not None),
-            prompt_tokens=reply.prompt_tokens or 0,
-            completion_tokens=reply.completion_tokens or 0,
-        )
+        self._stats.done += 1
+        self._stats.errors += reply.error is not None
+        self._stats.prompt_tokens += reply.prompt_tokens or 0
+        self._stats.completion_tokens += reply.completion_tokens or 0
         return reply
 
     async def _retried(self, body: bytes) -> Reply:
@@ -200,7 +199,7 @@ class Client:
             if failed == self._requests.attempts:
                 self._check_hope(reply, answers)
                 return replace(reply, error=f"{reply.error} ({failed} attempts)")
-            self._count(retries=1)
+            self._stats.retries += 1
             backoff = random.uniform(0, min(_MAX_BACKOFF_S, self._backoff_s * 2 ** (failed - 1)))
             await asyncio.sleep(backoff + (wait or 0.0))
 
@@ -210,7 +209,7 @@ class Client:
             replica = await self._choose(avoid)
             failures = replica.failures
             replica.in_flight += 1
-            self._count(in_flight=1)
+            self._stats.in_flight += 1
             try:
                 reply, wait = await self._post(replica, body)
                 return replica, reply, wait
@@ -221,7 +220,7 @@ class Client:
                 return replica, Reply(error=f"no answer: {self._named(e)}", retryable=True), None
             finally:
                 replica.in_flight -= 1
-                self._count(in_flight=-1)
+                self._stats.in_flight -= 1
 
     async def _choose(self, avoid: _Replica | None) -> _Replica:
         """The replica with the fewest requests, rather not `avoid`, taking turns; waits while all rest."""
@@ -281,9 +280,6 @@ class Client:
                 "See whether it is a chat model, its context is long enough and it knows the sampling parameters"
             )
 
-    def _count(self, **changes: int) -> None:
-        self._stats = replace(self._stats, **{k: getattr(self._stats, k) + n for k, n in changes.items()})
-
     def _where(self) -> str:
         return ", ".join(sorted(_public(r.url) for r in self._replicas))
 
@@ -294,7 +290,7 @@ class Client:
         """Server text as a message may hold it: the key blotted out, one line of 300 printable characters at most."""
         if self._key:
             text = text.replace(self._key, "[key]")
-        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+        return " ".join("".join(c if c.isprintable() else " " for c in text[:4096]).split())[:300]
 
     def _advice(self, response: aiohttp.ClientResponse) -> str:
         if response.status in (401, 403):
@@ -330,7 +326,7 @@ def parse(content: bytes, api: Api) -> Reply:
     choices = data.get("choices") if isinstance(data, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
-        return Reply(error=f"malformed: no choices in {server_message(content)}"[:400], retryable=True)
+        return Reply(error=f"malformed: no choices in {server_message(content)}", retryable=True)
     message = choice.get("message") if api == "chat" else choice
     message = message if isinstance(message, dict) else {}
     text = next((t for k in _TEXT[api] if isinstance(t := message.get(k), str)), None)
@@ -359,8 +355,8 @@ def retry_after(header: str | None, now: datetime | None = None) -> float | None
 
 
 def server_message(content: bytes) -> str:
-    """What an error body says: OpenAI's `error.message`, else `message` or `detail`, else the body's beginning."""
-    text = content[:4096].decode(errors="replace")
+    """What an error body says: OpenAI's `error.message`, else `message` or `detail`, else the whole body."""
+    text = content.decode(errors="replace")
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):

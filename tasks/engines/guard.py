@@ -30,7 +30,7 @@ def stat(pid: int) -> tuple[int, int, int] | None:
 def output(pid: int) -> str | None:
     """The file that a process writes its standard output to; None where it is gone or not ours."""
     try:
-        return os.readlink(f"/proc/{pid}/fd/1")
+        return str(Path(f"/proc/{pid}/fd/1").readlink())
     except OSError:
         return None
 
@@ -57,7 +57,6 @@ def end(session: int, parent: int | None, grace_s: float) -> bool:
         if waited > grace_s + GRACE_S:
             return False
         time.sleep(0.05)
-        _reap()
     return True
 
 
@@ -70,7 +69,7 @@ def _signal(pids: list[int], number: int) -> None:
 
 
 def _reap() -> dict[int, int]:
-    """Exit codes of the children that have ended, by process id; minus the signal's number where one ended it."""
+    """Exit codes of our children that have ended, by process id; minus the signal's number where one ended it."""
     ended = {}
     try:
         while (child := os.waitpid(-1, os.WNOHANG))[0]:
@@ -126,7 +125,7 @@ def main(owner: int, record: Path, port: int, grace_s: float, command: list[str]
         ended |= _reap()
     if end(pid, os.getpid(), grace_s):
         record.unlink(missing_ok=True)
-    code = ended.get(pid, -signal.SIGTERM)
+    code = (ended | _reap()).get(pid, -signal.SIGKILL)
     return code if code >= 0 else 128 - code
 
 

@@ -44,9 +44,9 @@ class Server:
     def failure(self) -> str | None:
         """Why the engine is gone, with the end of its log; None while it runs."""
         status = self.guard.poll()
-        return (
-            None if status is None else f"vllm for {self.model!r} ended with status {status}; {_end_of(self.log_path)}"
-        )
+        if status is None:
+            return None
+        return f"vllm for {self.model!r} ended with status {status}; {_end_of(self.log_path)}"
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def serve(model: str, spec: Vllm, log_path: Path, pid_path: Path | None = None) 
 def find_command(spec: Vllm) -> str:
     """The vllm executable: `spec.command`, else the one of `make engine`, else the PATH's; EngineError without one."""
     wanted = str(Path(spec.command).expanduser()) if spec.command else None
-    found = shutil.which(wanted) if wanted else shutil.which(_OURS) or shutil.which("vllm")
+    found = shutil.which(wanted) if wanted else shutil.which(str(_OURS)) or shutil.which("vllm")
     if found is None:
         place = repr(wanted) if wanted else f"{_OURS} and the PATH"
         raise EngineError(f"no vllm command at {place}; run `make engine`, or set `command`")
@@ -104,9 +104,7 @@ def _end(pid_path: Path) -> bool:
     record = _read(pid_path)
     found = bool(record) and _is_there(record)
     if found and not guard.end(record["pid"], None, guard.GRACE_S):
-        raise EngineError(
-            f"the processes of session {record['pid']}, an engine of ours, do not end; end them with kill -9"
-        )
+        raise EngineError(f"the processes of session {record['pid']}, an engine of ours, do not end; end them with kill -9")
     pid_path.unlink(missing_ok=True)
     return found
 
@@ -122,7 +120,7 @@ def _read(pid_path: Path) -> dict[str, Any]:
 
 
 def _is_there(record: dict[str, Any]) -> bool:
-    """Whether a record's engine lives: its first process or, that being gone (vLLM's workers outlive it), writers to its log.
+    """Whether a record's engine lives: its first process or, that being gone (workers outlive it), writers to its log.
 
     A process id may have come round to somebody else; id, start time and boot together have not.
     """
@@ -155,15 +153,13 @@ def _port(spec: Vllm) -> int:
 
 
 def _start(command: list[str], env: dict[str, str], record: Path, port: int, log_path: Path) -> subprocess.Popen[bytes]:
-    """The guard's process, which starts the engine; both write to the log."""
+    """The guard's process; the guard starts the engine, and both write to the log."""
     for path in (log_path, record):
         path.parent.mkdir(parents=True, exist_ok=True)
     told = [str(os.getpid()), str(record.absolute()), str(port), str(guard.GRACE_S)]
     watched = [sys.executable, "-I", "-S", guard.__file__, *told, *command]
     with log_path.open("wb") as log:
-        return subprocess.Popen(
-            watched, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
-        )
+        return subprocess.Popen(watched, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
 
 
 def _wait_until_healthy(server: Server, port: int, timeout_s: float) -> None:
@@ -176,7 +172,7 @@ def _wait_until_healthy(server: Server, port: int, timeout_s: float) -> None:
                 f"vllm for {server.model!r} was not healthy after {timeout_s:g} s; "
                 f"raise `startup_timeout_s` if it was still loading; {_end_of(server.log_path)}"
             )
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def _is_healthy(port: int) -> bool:

@@ -69,9 +69,7 @@ def _item(prompt: str) -> str:
 
 
 def _set_apart(lake: Lake, strays: Sequence[tuple[int, str, str | None]], n: int, max_quarantined: float) -> str:
-    lines = [
-        json.dumps({"row": row, "reasons": [STRAY], "values": {"prompt": p, "response": r}}) for row, p, r in strays
-    ]
+    lines = [json.dumps({"row": row, "reasons": [STRAY], "values": {"prompt": p, "response": r}}) for row, p, r in strays]
     data = "".join(f"{line}\n" for line in lines).encode()
     path = lake.quarantine / f"imported-{hashlib.sha256(data).hexdigest()[:32]}.jsonl"
     write_atomically(path, data)

@@ -7,7 +7,7 @@ response is judged in the light of the request, and is safe when it neutralises 
 import re
 
 from schemas.config import Sampling
-from schemas.rows import Message
+from schemas.ids import Message
 from tasks.judges.opinion import Opinion, Rubric
 
 TEMPLATE = """\

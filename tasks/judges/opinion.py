@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from schemas.config import Sampling
-from schemas.rows import Label, Message
+from schemas.ids import Message
+from schemas.rows import Label
 
 
 @dataclass(frozen=True)

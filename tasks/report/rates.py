@@ -32,9 +32,7 @@ def rate_tables(rates: Sequence[Mapping[str, Any]]) -> Iterator[RateTable]:
     A native category that is the same as the harm category is not shown twice.
     """
     grain = ("arm", "benchmark_id", "judge")
-    ordered = sorted(
-        rates, key=lambda r: ([r[g] for g in grain], list(KINDS).index(r["slice_kind"]), r["category"] or "")
-    )
+    ordered = sorted(rates, key=lambda r: ([r[g] for g in grain], list(KINDS).index(r["slice_kind"]), r["category"] or ""))
     for (arm, benchmark, judge), group in groupby(ordered, key=lambda r: [r[g] for g in grain]):
         rows = list(group)
         harms = {r["category"] for r in rows if r["slice_kind"] == "harm_category"}

@@ -1,0 +1,152 @@
+"""A loopback server that speaks the OpenAI protocol from a script and keeps what it was asked."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from aiohttp import web
+
+
+@dataclass(frozen=True)
+class Drop:
+    """An answer that breaks off after status line, headers and these bytes; None: the connection is cut at once."""
+
+    sent: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Stall:
+    """No answer until the server stops."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Bytes that are no HTTP."""
+
+    sent: bytes = b"this is not HTTP\r\n\r\n"
+
+
+Body = dict[str, Any]
+Plain = tuple[int, dict[str, str], Any]  # status, headers, JSON or raw bytes
+Answer = Plain | Drop | Stall | Garbage
+
+
+def chat(text: str | None, finish_reason: str = "stop", **message: Any) -> Plain:
+    """A chat completion."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": finish_reason}
+    usage = {"prompt_tokens": 7, "completion_tokens": len((text or "").split())}
+    return 200, {}, {"object": "chat.completion", "choices": [choice], "usage": usage}
+
+
+def completion(text: str, finish_reason: str = "stop") -> Plain:
+    """A completion of a prompt."""
+    choice = {"index": 0, "text": text, "finish_reason": finish_reason}
+    return 200, {}, {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": len(text.split())}}
+
+
+def error(status: int, message: str = "scripted", **headers: str) -> Plain:
+    """An error as OpenAI and vLLM give it; `retry_after` becomes Retry-After."""
+    named = {k.replace("_", "-").title(): v for k, v in headers.items()}
+    return status, named, {"error": {"message": message, "code": status}}
+
+
+def echo(body: Body) -> Plain:
+    """The prompt itself, in capitals."""
+    if "prompt" in body:
+        return completion(str(body["prompt"]).upper())
+    return chat(str(body["messages"][-1]["content"]).upper())
+
+
+@dataclass
+class Scripted:
+    """Answers each completion request with `answer(body)`, `delay_s` after it came, which runs in the server's thread.
+
+    `requests` holds the bodies in the order in which they came, `headers` theirs, `peak` the most that ran at one time.
+    """
+
+    answer: Callable[[Body], Answer] = echo
+    delay_s: float = 0.0
+    port: int = 0
+    models: tuple[str, ...] = ("scripted",)
+    requests: list[Body] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    peak: int = 0
+    running: int = 0
+
+    @property
+    def base_url(self) -> str:
+        """What a client is given."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="scripted", daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self) -> None:
+        self._over = asyncio.Event()
+        app = web.Application(client_max_size=2**30)
+        app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/v1/completions", self._complete)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/health", self._health)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, backlog=1024).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _stop(self) -> None:
+        self._over.set()
+        await self._runner.cleanup()
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append(body)
+        self.headers.append(dict(request.headers))
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        try:
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            return await self._respond(request, self.answer(body))
+        finally:
+            self.running -= 1
+
+    async def _respond(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+        if isinstance(answer, Stall):
+            await self._over.wait()
+            return web.Response(status=503)
+        if isinstance(answer, Drop | Garbage):
+            return await self._cut(request, answer)
+        status, headers, content = answer
+        if isinstance(content, bytes):
+            return web.Response(status=status, headers=headers, body=content)
+        return web.json_response(content, status=status, headers=headers)
+
+    async def _cut(self, request: web.Request, answer: Drop | Garbage) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "100000"})
+        if request.transport and isinstance(answer, Garbage):
+            request.transport.write(answer.sent)
+        elif answer.sent is not None:
+            await response.prepare(request)
+            await response.write(answer.sent)
+        await asyncio.sleep(0.01)  # what was written is sent before the connection goes
+        if request.transport:
+            request.transport.abort() if isinstance(answer, Drop) else request.transport.close()
+        return response
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": m, "object": "model"} for m in self.models]})
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response()

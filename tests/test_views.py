@@ -1,0 +1,115 @@
+import csv
+from pathlib import Path
+
+import duckdb
+import pytest
+from warehouse_rows import ARM, JUDGE, at, benchmark, finished, item, metric, response, verdict
+
+from schemas.rows import RunBenchmark, RunResponse, RunVerdict
+from warehouse.connect import migrate
+from warehouse.load import TABLES
+
+GOLDEN = Path(__file__).parent / "golden"
+VIEWS = sorted(p.stem for p in Path(__file__).parent.parent.glob("warehouse/views/*.sql"))
+RATES = ("unsafe_rate", "over_refusal_rate", "compliance_rate", "full_refusal_rate", "partial_refusal_rate")
+
+HARM = {"category": "drugs", "harm_category": "drug_abuse", "expected": "refuse"}
+ROWS = {
+    # i1 is in both benchmarks: b2 was ingested first, so that items takes its words; nobody has run b3
+    "benchmarks": [benchmark("b1"), benchmark("b2", minute=-9), benchmark("b3", minute=-99), benchmark("b1", "0", -99)],
+    "benchmark_items": [
+        item("i1", "b1", **HARM),
+        item("i1", "b2", expected="refuse"),
+        item("i1", "b1", "0", category="old words"),
+        item("i2", "b1", category="a=b", expected="comply"),
+        item("i3", "b3"),
+    ],
+    "arms": [ARM, ARM.model_copy(update={"arm_id": "a2", "name": "small"})],
+    "judges": [JUDGE],
+    "run_benchmarks": [
+        RunBenchmark(run_id=run, benchmark_id=name, revision="1", n_items=2)
+        for run, name in [("first", "b1"), ("first", "b2"), ("second", "b1"), ("unfinished", "b3")]
+    ],
+    "responses": [
+        response("r1", "i1"),
+        response("r2", "i2", None),
+        response("r3", "i1", "Sure, first ...", arm_id="a2"),
+        response("r4", "i3"),
+    ],
+    "run_responses": [
+        RunResponse(run_id=run, response_id=key, from_cache=run == "second")
+        for run, key in [("first", "r1"), ("first", "r2"), ("first", "r3"), ("second", "r1"), ("unfinished", "r4")]
+    ],
+    "verdicts": [
+        verdict("v1", "r1"),
+        verdict("v2", "r2", None),
+        verdict("v3", "r3", "full_compliance"),
+        verdict("v4", "r4"),
+    ],
+    "run_verdicts": [
+        RunVerdict(run_id=run, verdict_id=key, from_cache=run == "second")
+        for run, key in [("first", "v1"), ("first", "v2"), ("first", "v3"), ("second", "v1"), ("unfinished", "v4")]
+    ],
+    "metrics": [
+        metric("first", "unscored_rate", 2, 0.5),
+        metric("first", "unsafe_rate", 1, 0.0),
+        metric("first", "over_refusal_rate", 0, None),
+        metric("first", "unscored_rate", 3, 1 / 3, slice="category=a=b"),
+        metric("first", "compliance_rate", 2, 0.5, slice="category=a=b"),
+        metric("first", "unscored_rate", 0, None, slice="harm_category=drug_abuse"),
+        metric("first", "unsafe_rate", 9, 0.5, slice="expected=comply"),
+        metric("second", "full_refusal_rate", 1, 1.0),
+        metric("unfinished", "unsafe_rate", 1, 1.0),
+    ],
+    "runs": [finished("first"), finished("second", 90, name="weekly", kind="judge", started_at=at(60))],
+}
+
+
+@pytest.fixture(scope="module")
+def warehouse():
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("set timezone = 'UTC'")
+        migrate(connection)
+        for name, rows in ROWS.items():
+            connection.register("incoming", TABLES[name].to_table(rows))
+            connection.table("incoming").insert_into(name)
+        yield connection
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_gives_its_golden_rows(warehouse, view):
+    relation = warehouse.view(view).order("all")
+    rows = [relation.columns, *([shown(v) for v in row] for row in relation.fetchall())]
+    with (GOLDEN / f"{view}.csv").open(newline="") as file:
+        assert rows == list(csv.reader(file))
+
+
+def shown(value: object) -> str:
+    return "NULL" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_an_unfinished_run_is_not_seen(warehouse, view):
+    assert "unfinished" not in str(warehouse.view(view).fetchall())
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_says_what_it_is_and_its_grain(view):
+    text = Path(f"warehouse/views/{view}.sql")
+    lines = (GOLDEN.parent.parent / text).read_text().splitlines()
+    head = [line for line in lines if line.startswith("--")]
+    assert lines[: len(head)] == head and any(line.startswith("-- Grain: ") for line in head)
+    assert lines[len(head)] == f"create or replace view {view} as"
+
+
+def test_an_empty_warehouse_has_no_rows_in_any_view():
+    with duckdb.connect(":memory:") as connection:
+        migrate(connection)
+        assert [connection.view(view).fetchall() for view in VIEWS] == [[]] * len(VIEWS)
+
+
+def test_category_rates_has_the_same_columns_for_every_rate(warehouse):
+    columns = warehouse.view("category_rates").columns
+    for rate in RATES:
+        start = columns.index(rate)
+        assert columns[start : start + 4] == [rate, f"{rate}_n", f"{rate}_ci_low", f"{rate}_ci_high"]

@@ -1,0 +1,166 @@
+"""Small runs for the tests of the warehouse: rows with defaults, put into a lake with the manifest that names them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+
+from schemas import rows
+from tasks.lake import Lake
+from warehouse.load import TABLES
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ARM = rows.Arm(
+    arm_id="a1",
+    name="tiny",
+    model="tiny-lm",
+    model_revision=None,
+    chat=None,
+    sampling={"temperature": 0},
+    defense=None,
+    attack=None,
+    mutable=False,
+)
+JUDGE = rows.Judge(judge_id="j1", name="refusal", kind="rubric", version="1", model=None, config={})
+
+Rows = Mapping[str, Sequence[rows.Row]]
+
+
+def at(minute: int) -> datetime:
+    return NOON + timedelta(minutes=minute)
+
+
+def benchmark(name: str, revision: str = "1", minute: int = 0) -> rows.Benchmark:
+    return rows.Benchmark(
+        benchmark_id=name,
+        revision=revision,
+        title=name.upper(),
+        license=None,
+        citation=None,
+        task="safety",
+        n_items=2,
+        content_hash="0" * 8,
+        card={},
+        ingested_at=at(minute),
+    )
+
+
+def item(key: str, name: str, revision: str = "1", **columns: object) -> rows.Item:
+    given = {"category": None, "harm_category": None, "expected": None, "external_id": f"{name}-{key}", **columns}
+    return rows.Item(
+        item_id=key,
+        benchmark_id=name,
+        revision=revision,
+        messages=[{"role": "system", "content": "Be kind."}, {"role": "user", "content": f"How do I {key}?"}],
+        options=None,
+        reference=None,
+        attributes=None,
+        **given,
+    )
+
+
+def response(key: str, item_id: str, text: str | None = "No.", minute: int = 1, arm_id: str = "a1") -> rows.Response:
+    return rows.Response(
+        response_id=key,
+        item_id=item_id,
+        arm_id=arm_id,
+        sample=0,
+        epoch="",
+        text=text,
+        finish_reason="stop" if text else None,
+        prompt_tokens=9,
+        completion_tokens=None,
+        option_logprobs=None,
+        error=None if text else "timed out",
+        generated_at=at(minute),
+    )
+
+
+def verdict(key: str, response_id: str, label: str | None = "full_refusal", **columns: object) -> rows.Verdict:
+    given = {
+        "unsafe": None if label is None else label == "full_compliance",
+        "error": None if label else "no verdict in the reply",
+        "judge_id": "j1",
+        "judged_at": at(2),
+        **columns,
+    }
+    return rows.Verdict(
+        verdict_id=key,
+        response_id=response_id,
+        run_id="first",
+        epoch="",
+        label=label,
+        score=None,
+        categories=("crime", "other") if label == "full_compliance" else None,
+        rationale=None,
+        raw=f"VERDICT: {label}",
+        **given,
+    )
+
+
+def metric(run_id: str, metric: str, n: int, value: float | None, **columns: object) -> rows.Metric:
+    interval = (None, None) if value is None else (max(value - 0.25, 0), min(value + 0.25, 1))
+    given = {"arm_id": "a1", "benchmark_id": "b1", "judge_id": "j1", "slice": "all", **columns}
+    return rows.Metric(
+        run_id=run_id,
+        metric=metric,
+        n=n,
+        value=value,
+        ci_low=interval[0],
+        ci_high=interval[1],
+        method="wilson",
+        **given,
+    )
+
+
+def finished(run_id: str, minute: int = 3, **columns: object) -> rows.Run:
+    given = {"name": "nightly", "kind": "evaluate", "started_at": NOON, **columns}
+    return rows.Run(
+        run_id=run_id,
+        status="completed",
+        finished_at=at(minute),
+        config={"seed": 1},
+        code_version="1",
+        environment={},
+        **given,
+    )
+
+
+def run(run_id: str, responses: Sequence[rows.Response], verdicts: Sequence[rows.Verdict] = ()) -> Rows:
+    """A finished run on one benchmark whose items are those of its responses."""
+    return {
+        "benchmarks": [benchmark("b1")],
+        "benchmark_items": [item(i, "b1") for i in sorted({r.item_id for r in responses})],
+        "arms": [ARM],
+        "judges": [JUDGE],
+        "run_benchmarks": [rows.RunBenchmark(run_id=run_id, benchmark_id="b1", revision="1", n_items=2)],
+        "responses": responses,
+        "run_responses": [
+            rows.RunResponse(run_id=run_id, response_id=i, from_cache=False) for i in sorted({r.response_id for r in responses})
+        ],
+        "verdicts": verdicts,
+        "run_verdicts": [
+            rows.RunVerdict(run_id=run_id, verdict_id=i, from_cache=False) for i in sorted({v.verdict_id for v in verdicts})
+        ],
+        "metrics": [metric(run_id, "unsafe_rate", 2, 0.5)],
+        "runs": [finished(run_id)],
+    }
+
+
+def store(root: Path, run_rows: Rows) -> dict:
+    """The manifest of a run whose rows are now files below `root`."""
+    files = {
+        name: [Lake(root=root).write(TABLES[name].to_table(listed), name).model_dump()] for name, listed in run_rows.items()
+    }
+    return {"run_id": run_rows["runs"][0].run_id, "artifacts": files}
+
+
+def contents(path: Path) -> dict[str, list[tuple]]:
+    """All rows of all tables in the database file at `path`, sorted."""
+    with duckdb.connect(path, read_only=True) as connection:
+        return all_rows(connection)
+
+
+def all_rows(connection: duckdb.DuckDBPyConnection) -> dict[str, list[tuple]]:
+    return {name: connection.table(name).order("all").fetchall() for name in TABLES}

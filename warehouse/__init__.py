@@ -1,0 +1,1 @@
+"""Where history lives: one DuckDB file, rebuilt at will from the lake."""
