@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from flows.choices import CONFIG, benchmarks_of, configuration, narrowed, newest_run_of, run_id_of
+from flows.output import print_table, report
 from flows.settings import Settings
-from schemas.config import TEMPLATE, BenchmarkSpec, RunSpec, json_schema, load
+from schemas.config import TEMPLATE, json_schema
 from schemas.errors import ConfigError, MidwatchError
-from tasks.report.text import for_terminal
 
-CONFIG = Path("midwatch.yaml")
 LOCK = Path("midwatch.lock")
 
 settings = click.make_pass_decorator(Settings, ensure=True)
@@ -86,7 +84,7 @@ def doctor(settings: Settings, config: Path | None, as_json: bool) -> None:
     from flows.doctor import examine
 
     settings.configure()
-    findings = examine(_spec(config), settings)
+    findings = examine(configuration(config), settings)
     if as_json:
         click.echo(json.dumps([f._asdict() for f in findings], indent=1))
     else:
@@ -122,12 +120,12 @@ def run(
       midwatch run --benchmark xstest=xstest_prompts.csv --limit 50
       midwatch run --benchmark starter --fresh
     """
-    spec = _chosen(_spec(config), chosen, limit)
+    spec = narrowed(configuration(config), chosen, limit)
     settings.prepare()
     from flows.evaluate import evaluate
     from tasks.pins import read_lock
 
-    _report(settings, evaluate(spec, settings.home, read_lock(LOCK), fresh), as_json)
+    report(settings, evaluate(spec, settings.home, read_lock(LOCK), fresh), as_json)
 
 
 @midwatch.command("runs")
@@ -152,7 +150,7 @@ def runs_(settings: Settings, limit: int, as_json: bool) -> None:
         "n_verdicts",
         "n_unscored",
     )
-    _print_table(columns, [[r[c] for c in columns] for r in rows])
+    print_table(columns, [[r[c] for c in columns] for r in rows])
 
 
 @midwatch.command()
@@ -162,7 +160,7 @@ def runs_(settings: Settings, limit: int, as_json: bool) -> None:
 @settings
 def show(settings: Settings, run: str, as_json: bool) -> None:
     """Show the rates of RUN with their 95% intervals: a run's id, the start or end of one, a name, or latest."""
-    _report(settings, _run_id(settings, run), as_json)
+    report(settings, run_id_of(settings, run), as_json)
 
 
 @midwatch.group(invoke_without_command=True)
@@ -179,7 +177,7 @@ def benchmarks(context: click.Context, as_json: bool) -> None:
         click.echo(json.dumps([c.model_dump() for c in cards], indent=1))
         return
     rows = [[c.id, c.title, c.task, c.license or "not stated", c.hub or f"in the package: {c.packaged}"] for c in cards]
-    _print_table(("id", "title", "task", "licence", "from"), rows)
+    print_table(("id", "title", "task", "licence", "from"), rows)
 
 
 @benchmarks.command()
@@ -188,16 +186,14 @@ def benchmarks(context: click.Context, as_json: bool) -> None:
 @settings
 def pin(settings: Settings, config: Path | None) -> None:
     """Write the configured benchmarks' revisions and content hashes to midwatch.lock, which later runs obey."""
-    spec = _spec(config)
+    spec = configuration(config)
     settings.prepare()
     from flows.pin import pin as pin_flow
     from tasks.pins import write_lock
 
     pins = pin_flow(spec, settings.home)
     write_lock(LOCK, pins)
-    _print_table(
-        ("benchmark", "source", "commit", "content", "items"), [[i, *p.model_dump().values()] for i, p in pins.items()]
-    )
+    print_table(("benchmark", "source", "commit", "content", "items"), [[i, *p.model_dump().values()] for i, p in pins.items()])
 
 
 @midwatch.command()
@@ -230,7 +226,7 @@ def sql(settings: Settings, query: str, style: str, out: Path | None, timeout_s:
 
     table = ask(settings.snapshot, query, memory_limit=memory, timeout_s=timeout_s)
     if style == "table":
-        _print_table(table.column_names, [list(r.values()) for r in table.to_pylist()])
+        print_table(table.column_names, [list(r.values()) for r in table.to_pylist()])
     else:
         export(table, style, out)
 
@@ -280,13 +276,13 @@ def responses(settings: Settings, file: Path, benchmark: str, arm: str, prompt: 
       midwatch import responses completions.csv --benchmark xstest=xstest_prompts.csv --arm gpt4 \\
           --prompt prompt --response completion
     """
-    (chosen,) = _benchmarks((benchmark,), None)
+    (chosen,) = benchmarks_of((benchmark,), None)
     settings.prepare()
     from flows.imports import import_responses
     from tasks.pins import read_lock
 
     run_id = import_responses(file, chosen, arm, prompt, response, settings.home, read_lock(LOCK))
-    _report(settings, run_id, as_json)
+    report(settings, run_id, as_json)
 
 
 @midwatch.group()
@@ -313,89 +309,12 @@ def judge_run(settings: Settings, name: str, arm: str | None, run: str | None, c
     """
     if (arm is None) == (run is None):
         raise ConfigError("say which responses: --arm NAME or --run RUN")
-    spec = _spec(config)
+    spec = configuration(config)
     settings.prepare()
-    judged = _run_id(settings, run) if run else _newest_run_of(settings, str(arm))
+    judged = run_id_of(settings, run) if run else newest_run_of(settings, str(arm))
     from flows.judge import judge_stored
 
-    _report(settings, judge_stored(judged, name, spec, settings.home), as_json)
-
-
-def _spec(config: Path | None) -> RunSpec:
-    """The configuration that was named, else the one here, else the built-in one."""
-    return load(config or (CONFIG if CONFIG.exists() else TEMPLATE))
-
-
-def _chosen(spec: RunSpec, chosen: tuple[str, ...], limit: int | None) -> RunSpec:
-    """`spec` with the benchmarks and the limit of the command line."""
-    benchmarks = _benchmarks(chosen, limit) or spec.benchmarks
-    if limit is not None:
-        benchmarks = tuple(b.model_copy(update={"limit": limit}) for b in benchmarks)
-    return spec.model_copy(update={"benchmarks": benchmarks})
-
-
-def _benchmarks(chosen: tuple[str, ...], limit: int | None) -> tuple[BenchmarkSpec, ...]:
-    found = []
-    for text in chosen:
-        id_, _, path = text.partition("=")
-        try:
-            found.append(BenchmarkSpec(id=id_, path=path or None, limit=limit))
-        except ValueError as e:
-            raise ConfigError(f"--benchmark {text}: expected ID or ID=PATH") from e
-    return tuple(found)
-
-
-def _run_id(settings: Settings, wanted: str) -> str:
-    """The id of the run that `wanted` means; ConfigError where it means none or several."""
-    rows = settings.query("select run_id, name from latest_runs order by recency")
-    if not rows:
-        raise MidwatchError("there is no run yet: midwatch run")
-    if wanted == "latest":
-        return str(rows[0]["run_id"])
-    matches = [r["run_id"] for r in rows if r["run_id"].startswith(wanted) or r["run_id"].endswith(wanted)]
-    named = [r["run_id"] for r in rows if r["name"] == wanted]
-    if not matches and named:
-        return str(named[0])
-    if len(matches) != 1:
-        raise ConfigError(f"run {wanted!r}: {len(matches) or 'no'} runs are called so; see midwatch runs")
-    return str(matches[0])
-
-
-def _newest_run_of(settings: Settings, arm: str) -> str:
-    rows = settings.query(
-        "select run_id from latest_runs where kind <> 'judge' and list_contains(arms, ?) order by recency", [arm]
-    )
-    if not rows:
-        raise ConfigError(f"arm {arm!r}: no run has such an arm; see midwatch runs")
-    return str(rows[0]["run_id"])
-
-
-def _report(settings: Settings, run_id: str, as_json: bool) -> None:
-    """Print the run and its rates."""
-    from tasks.report.rates import rate_tables, terminal
-
-    (run,) = settings.query("from latest_runs where run_id = ?", [run_id])
-    rates = settings.query("from category_rates where run_id = ?", [run_id])
-    if as_json:
-        click.echo(json.dumps(run | {"rates": rates}, indent=1, default=str))
-        return
-    console = _console()
-    for table in rate_tables(rates):
-        console.print(terminal(table), "")
-    facts = f"{run['n_responses']} responses ({run['n_from_cache']} from the cache, {run['n_errors']} errors)"
-    console.print(f"run {run_id}: {facts}, {run['n_verdicts']} verdicts ({run['n_unscored']} unscored)", highlight=False)
-
-
-def _print_table(columns: Any, rows: Any) -> None:
-    table = Table(*(for_terminal(str(c)) for c in columns))
-    for row in rows:
-        table.add_row(*("NULL" if v is None else for_terminal(str(v)) for v in row))
-    _console().print(table)
-
-
-def _console() -> Console:
-    """Standard output; as wide as the table where it is no terminal, so that nothing is cut."""
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
+    report(settings, judge_stored(judged, name, spec, settings.home), as_json)
 
 
 def main() -> None:

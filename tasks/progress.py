@@ -29,7 +29,7 @@ class Progress:
     name: str
     total: int
     before: Stats = field(default_factory=stats)
-    started: float = field(default_factory=time.monotonic)
+    first_asked: float | None = None
     finished: int = 0
 
     def advance(self, responses: int) -> None:
@@ -37,10 +37,14 @@ class Progress:
         self.finished += responses
 
     def line(self) -> str:
-        """Done of total, rate, tokens per second, errors and time to go."""
-        now, seconds = stats(), max(time.monotonic() - self.started, 1e-9)
+        """Done of total, rate, tokens per second, errors and time to go, from the first request on."""
+        now = stats()
         answered = now.done - self.before.done
         done = min(self.total, max(self.finished, answered))
+        if now.asked == self.before.asked:
+            return f"{done}/{self.total}" + ("  the engine starts" if done < self.total else "  from the cache")
+        self.first_asked = self.first_asked or time.monotonic()
+        seconds = max(time.monotonic() - self.first_asked, 1e-3)
         rate = answered / seconds
         tokens = (now.completion_tokens - self.before.completion_tokens) / seconds
         left = f"{(self.total - done) / rate:.0f} s left" if rate and done < self.total else ""

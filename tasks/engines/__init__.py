@@ -4,6 +4,8 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import astuple
+from functools import reduce
 from pathlib import Path
 
 from schemas.ids import digest
@@ -14,6 +16,7 @@ from tasks.engines.weights import Resolved
 _lock = threading.Lock()
 _folder: Path | None = None
 _open: dict[str, tuple[Client, ExitStack]] = {}
+_past = Stats()  # of engines that were closed
 
 
 @contextmanager
@@ -51,13 +54,19 @@ def open_engine(resolved: Resolved) -> Client:
 
 
 def stats() -> Stats:
-    """What the engine that is open now has done since it was opened."""
-    return next((client.stats for client, _ in _open.values()), Stats())
+    """What all engines of this process have done so far; it only grows."""
+    return reduce(_plus, (client.stats for client, _ in list(_open.values())), _past)
+
+
+def _plus(one: Stats, other: Stats) -> Stats:
+    return Stats(*(a + b for a, b in zip(astuple(one), astuple(other), strict=True)))
 
 
 def _close(key: str) -> None:
-    _, stack = _open.pop(key)
+    global _past
+    client, stack = _open.pop(key)
     stack.close()
+    _past = _plus(_past, client.stats)
 
 
 def _key(variable: str | None) -> str | None:

@@ -1,0 +1,60 @@
+"""What the arguments of a command mean: a configuration, benchmarks, a run."""
+
+from pathlib import Path
+
+from flows.settings import Settings
+from schemas.config import TEMPLATE, BenchmarkSpec, RunSpec, load
+from schemas.errors import ConfigError, MidwatchError
+
+CONFIG = Path("midwatch.yaml")
+
+
+def configuration(config: Path | None) -> RunSpec:
+    """The configuration that was named, else the one here, else the built-in one."""
+    return load(config or (CONFIG if CONFIG.exists() else TEMPLATE))
+
+
+def narrowed(spec: RunSpec, chosen: tuple[str, ...], limit: int | None) -> RunSpec:
+    """`spec` with the benchmarks and the limit of the command line."""
+    benchmarks = benchmarks_of(chosen, limit) or spec.benchmarks
+    if limit is not None:
+        benchmarks = tuple(b.model_copy(update={"limit": limit}) for b in benchmarks)
+    return spec.model_copy(update={"benchmarks": benchmarks})
+
+
+def benchmarks_of(chosen: tuple[str, ...], limit: int | None) -> tuple[BenchmarkSpec, ...]:
+    """The benchmarks that --benchmark names; ConfigError for one that is neither ID nor ID=PATH."""
+    found = []
+    for text in chosen:
+        id_, _, path = text.partition("=")
+        try:
+            found.append(BenchmarkSpec(id=id_, path=path or None, limit=limit))
+        except ValueError as e:
+            raise ConfigError(f"--benchmark {text}: expected ID or ID=PATH") from e
+    return tuple(found)
+
+
+def run_id_of(settings: Settings, wanted: str) -> str:
+    """The id of the run that `wanted` means; ConfigError where it means none or several."""
+    rows = settings.query("select run_id, name from latest_runs order by recency")
+    if not rows:
+        raise MidwatchError("there is no run yet: midwatch run")
+    if wanted == "latest":
+        return str(rows[0]["run_id"])
+    matches = [r["run_id"] for r in rows if r["run_id"].startswith(wanted) or r["run_id"].endswith(wanted)]
+    named = [r["run_id"] for r in rows if r["name"] == wanted]
+    if not matches and named:
+        return str(named[0])
+    if len(matches) != 1:
+        raise ConfigError(f"run {wanted!r}: {len(matches) or 'no'} runs are called so; see midwatch runs")
+    return str(matches[0])
+
+
+def newest_run_of(settings: Settings, arm: str) -> str:
+    """The id of the newest run that holds responses of its own for the arm of this name; ConfigError without one."""
+    rows = settings.query(
+        "select run_id from latest_runs where kind <> 'judge' and list_contains(arms, ?) order by recency", [arm]
+    )
+    if not rows:
+        raise ConfigError(f"arm {arm!r}: no run has such an arm; see midwatch runs")
+    return str(rows[0]["run_id"])
