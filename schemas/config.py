@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -66,6 +67,8 @@ class Endpoint(Config):
         for url in urls:
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"{url!r} is not an http(s) URL")
+            if "@" in urlsplit(url).netloc:
+                raise ValueError("a base URL must not hold a user name or a key; name its variable with api_key_env")
         return tuple(url.rstrip("/") for url in urls)
 
 
@@ -192,7 +195,8 @@ def _explained(error: ValidationError) -> list[str]:
 
 
 def _line(loc: tuple[int | str, ...], kind: str, message: str) -> str:
-    where = ".".join(str(part) for part in loc if part not in ("vllm", "endpoint")) or "the file"
+    named = loc[:2] + loc[3:] if loc[:1] == ("models",) else loc  # the third part says which engine's keys were expected
+    where = ".".join(map(str, named)) or "the file"
     if kind != "extra_forbidden":
         return f"{where}: {message.removeprefix('Value error, ')}"
     known = [n for config in _KEYS.get(str(loc[0]), (RunSpec,)) for n in config.model_fields]

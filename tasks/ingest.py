@@ -140,24 +140,27 @@ def sampled(items: pa.Table, limit: int | None) -> pa.Table:
     """At most `limit` items, the same ones for the same content in any order: those of the smallest ids."""
     if limit is None or items.num_rows <= limit:
         return items
-    smallest = pc.bottom_k_unstable(items, limit, ["item_id"])
-    return items.take(pc.take(smallest, pc.array_sort_indices(smallest)))
+    smallest = pc.array_sort_indices(items["item_id"])[:limit]
+    return items.take(smallest.sort())
 
 
 def batches(lake: Lake, tables: list[pa.Table], size: int) -> list[Artifact]:
     """The prompts of all items, each once, in shards of `size`: what the models are sent."""
-    columns = Prompt.arrow_schema().names
-    unique = {row["item_id"]: row for table in tables for row in table.select(columns).to_pylist()}
-    prompts = pa.Table.from_pylist(list(unique.values()), schema=Prompt.arrow_schema())
+    prompts = _prompts(tables)
     return [lake.write(prompts.slice(start, size), "prompts") for start in range(0, len(prompts), size)]
 
 
 def prompts_of(lake: Lake, tables: Sequence[pa.Table], responses: Artifact) -> Artifact:
     """The prompts that `responses` answer, each once."""
     asked = lake.read(responses)["item_id"]
+    return lake.write(_prompts([t.filter(pc.is_in(t["item_id"], asked)) for t in tables]), "prompts")
+
+
+def _prompts(tables: Sequence[pa.Table]) -> pa.Table:
+    """What the items ask, each once, also where several benchmarks ask it."""
     columns = Prompt.arrow_schema().names
-    prompts = pa.concat_tables([t.select(columns).filter(pc.is_in(t["item_id"], asked)) for t in tables])
-    return lake.write(prompts, "prompts")
+    unique = {row["item_id"]: row for table in tables for row in table.select(columns).to_pylist()}
+    return pa.Table.from_pylist(list(unique.values()), schema=Prompt.arrow_schema())
 
 
 def _benchmark(spec: BenchmarkSpec) -> Benchmark:
@@ -174,8 +177,12 @@ def _items(benchmark: Benchmark, rows: pl.DataFrame, location: str) -> pa.Table:
     try:
         frame = benchmark.items(rows)
     except pl.exceptions.ColumnNotFoundError as e:
-        missing = str(e).strip().split("\n", 1)[0].strip("'\"")
+        asked = str(e).split('"')  # unable to find column "prompt"; valid columns: ["id", "text"]
+        missing = asked[1] if len(asked) > 1 else asked[0]
         raise IngestError(f"{location}: no column {missing!r}; it has {', '.join(rows.columns)}") from e
+    except pl.exceptions.PolarsError as e:
+        first_line = str(e).split("\n", 1)[0]
+        raise IngestError(f"{location}: a column is not the text that {benchmark.card.id} expects: {first_line}") from e
     return pa.Table.from_pylist(
         [_item(benchmark.card.id, row, n) for n, row in enumerate(frame.iter_rows(named=True), start=1)],
         schema=Item.arrow_schema(),

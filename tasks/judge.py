@@ -76,8 +76,8 @@ def _opinions(
         answered = [r for r in Response.from_table(lake.read(responses)) if r.text is not None]
         return {r.response_id: (judge.judge(requests[r.item_id], r.text or ""), None) for r in answered}
     by_question = {r.item_id: r for r in Response.from_table(lake.read(replies))} if replies else {}
-    said = {i: by_question[item_id(q)] for i, q in _questions(lake, batch, responses, judge).items()}
-    return {i: (_no_reply(r) if r.text is None else judge.parse(r.text), r.text) for i, r in said.items()}
+    said = {i: by_question.get(item_id(q)) for i, q in _questions(lake, batch, responses, judge).items()}
+    return {i: (judge.parse(r.text), r.text) if r and r.text is not None else (_no_reply(r), None) for i, r in said.items()}
 
 
 def _verdict(
@@ -124,8 +124,9 @@ def _no_response(response: Response) -> Opinion:
     return Opinion(error=_because("no response", response.error))
 
 
-def _no_reply(reply: Response) -> Opinion:
-    return Opinion(error=_because("no reply from the judge's model", reply.error))
+def _no_reply(reply: Response | None) -> Opinion:
+    cause = reply.error if reply else f"{UNANSWERED}the reply of the judge's model went to quarantine"
+    return Opinion(error=_because("no reply from the judge's model", cause))
 
 
 def _because(what: str, error: str | None) -> str:

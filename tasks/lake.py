@@ -23,7 +23,7 @@ class LakeError(MidwatchError):
 
 
 class ArtifactMissing(LakeError):
-    """A file that a receipt names is gone, truncated or altered."""
+    """A file that a receipt names is gone, unreadable, truncated or altered."""
 
 
 class Artifact(BaseModel):
@@ -93,6 +93,8 @@ class Lake(BaseModel):
             data = (self.root / artifact.path).read_bytes()
         except FileNotFoundError:
             raise ArtifactMissing(f"{artifact.path}: the file is gone from {self.root}") from None
+        except OSError as e:
+            raise ArtifactMissing(f"{artifact.path}: cannot be read from {self.root}: {e.strerror or e}") from e
         if hashlib.sha256(data).hexdigest() != artifact.sha256:
             raise ArtifactMissing(f"{artifact.path}: {len(data)} bytes, not those written: it was truncated or altered")
         return data

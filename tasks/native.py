@@ -3,10 +3,12 @@
 import gzip
 import hashlib
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from polars import selectors as cs
 
 from schemas.errors import MidwatchError
 
@@ -29,7 +31,7 @@ def read_file(path: Path) -> pl.DataFrame:
                 frame = pl.read_parquet(data)
             case _:
                 raise IngestError(f"{path}: {kind or 'no'} extension; give a .csv, .jsonl or .parquet file (also .gz)")
-    except (OSError, EOFError, UnicodeDecodeError, pl.exceptions.PolarsError) as e:
+    except (OSError, EOFError, zlib.error, UnicodeError, pl.exceptions.PolarsError) as e:
         raise IngestError(f"{path}: cannot be read as {kind[1:] or 'a table'} in UTF-8: {_first_line(e)}") from e
     if frame.is_empty():
         raise IngestError(f"{path}: the file has no rows")
@@ -54,11 +56,12 @@ def read_hub(dataset: str, commit: str) -> pl.DataFrame:
 def resolve_commit(dataset: str, revision: str | None) -> str:
     """The commit that `revision` (None: the default branch) of a hub data set is now; IngestError without the hub."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # its HTTP client, whose errors are no OSError
 
     try:
         commit = HfApi().dataset_info(dataset, revision=revision, timeout=30).sha
-    except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as e:
+    except (OSError, httpx.HTTPError, OfflineModeIsEnabled) as e:
         raise IngestError(f"{dataset}: the hub does not say which revision is current: {_first_line(e)}; {_LOCAL}") from e
     if commit is None:
         raise IngestError(f"{dataset}: the hub names no commit; {_LOCAL}")
@@ -75,16 +78,17 @@ def sha256_of(path: Path) -> str:
 
 
 def as_text(frame: pl.DataFrame) -> pl.DataFrame:
-    """Every number and truth value as text, so that a CSV and a Parquet file of the same table are equal."""
-    return frame.with_columns(pl.col(pl.Int64, pl.Int32, pl.Float64, pl.Boolean).cast(pl.String))
+    """Every number, truth value and category as text, so that a CSV and a Parquet file of the same table are equal."""
+    plain = cs.numeric() | cs.boolean() | cs.by_dtype(pl.Categorical, pl.Enum, pl.Null)
+    return frame.with_columns(plain.cast(pl.String))
 
 
 def _jsonl(path: Path, data: bytes) -> pl.DataFrame:
     rows: list[Any] = []
-    for number, line in enumerate(data.decode().splitlines(), start=1):
+    for number, line in enumerate(data.decode("utf-8-sig").split("\n"), start=1):  # splitlines also ends one at U+2028
         try:
             row = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError as e:
+        except (ValueError, RecursionError) as e:  # not JSON, a number of thousands of digits, or endlessly nested
             raise IngestError(f"{path}: line {number} is not JSON: {e}") from e
         if row is not None and not isinstance(row, dict):
             raise IngestError(f"{path}: line {number} is {type(row).__name__}, expected an object")

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from schemas.ids import canonical, digest
 from schemas.rows import Run, RunKind
@@ -124,7 +124,10 @@ def environment(**more: Any) -> dict[str, Any]:
 def _interrupted(lake: Lake) -> Iterator[Started]:
     for path in sorted((lake.root / "runs").glob("*/started.json"), reverse=True):
         if not path.with_name("manifest.json").exists():
-            yield Started.model_validate(_load(path))
+            try:
+                yield Started.model_validate(_load(path))
+            except ValidationError as e:
+                raise LakeError(f"{path}: no record of a run ({e.error_count()} errors); delete {path.parent}") from e
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -132,7 +135,9 @@ def _load(path: Path) -> dict[str, Any]:
         loaded = json.loads(path.read_bytes())
     except ValueError as e:
         raise LakeError(f"{path}: not JSON ({e}): it was truncated or altered") from e
-    return dict(loaded)
+    if not isinstance(loaded, dict):
+        raise LakeError(f"{path}: {type(loaded).__name__}, expected an object: it was truncated or altered")
+    return loaded
 
 
 def _claim(lake: Lake, started: Started) -> bool:
