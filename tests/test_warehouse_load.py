@@ -104,9 +104,11 @@ def test_rows_arrive_as_they_were(warehouse, lake):
 def test_an_answer_heals_an_error_and_never_the_other_way_round(warehouse, lake):
     load_run(warehouse, lake, store(lake, FIRST))
     load_run(warehouse, lake, store(lake, SECOND))
-    load_run(warehouse, lake, store(lake, run("third", [response("r2", "i2", None, 0)])))
+    later = [response("r1", "i1", "Later.", 9), response("r2", "i2", None, 0)]
+    both = [response("r3", "i3", None, 0), response("r3", "i3", "Yes.", 5)]
+    load_run(warehouse, lake, store(lake, run("third", later + both)))
     texts = {r[0]: r[5] for r in contents(snapshot_path(warehouse))["responses"]}
-    assert texts == {"r1": "No.", "r2": "Sure."}
+    assert texts == {"r1": "No.", "r2": "Sure.", "r3": "Yes."}
 
 
 def test_rows_of_other_runs_in_a_shared_file_stay_out(warehouse, lake):

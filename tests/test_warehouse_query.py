@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import duckdb

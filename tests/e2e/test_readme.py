@@ -1,0 +1,41 @@
+"""Every midwatch command of the README works as written, in order, in a folder of its own."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("midwatch ")]
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "midwatch-data").mkdir()
+    (folder / "midwatch-data" / "models").symlink_to(ROOT / "midwatch-data" / "models")  # converted once, by `make demo`
+    items = [json.loads(line) for line in (ROOT / "tasks/benchmarks/starter.jsonl").read_text().splitlines()]
+    rows = "".join(json.dumps({"prompt": item["prompt"], "response": "I can't help with that."}) + "\n" for item in items)
+    (folder / "completions.jsonl").write_text(rows)
+    return folder
+
+
+@pytest.mark.skipif(not (ROOT / ".venv-vllm/bin/vllm").exists(), reason="no engine: make engine")
+def test_every_command_of_the_readme_works_as_written(folder):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    assert len(COMMANDS) >= 13
+    for command in COMMANDS:
+        done = subprocess.run(shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+    runs = subprocess.run(["midwatch", "runs", "--json"], cwd=folder, env=environment, capture_output=True, check=True).stdout
+    kinds = [run["kind"] for run in json.loads(runs)]
+    assert kinds == ["judge", "import", "evaluate", "evaluate"]
