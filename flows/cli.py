@@ -245,7 +245,7 @@ def rebuild(settings: Settings) -> None:
     from tasks.runs import manifests
     from warehouse.load import rebuild as rebuild_warehouse
 
-    settings.prepare()
+    settings.check()
     lake = Lake(root=settings.lake)
     found = manifests(lake)
     rebuild_warehouse(settings.warehouse, lake.root, found)

@@ -26,7 +26,7 @@ def import_responses(
     lake = Lake(root=home / "lake")
     config = {"file": sha256_of(file), "benchmark": benchmark.model_dump(mode="json", exclude={"path"}), "arm": arm}
     config |= {"prompt": prompt, "response": response}
-    if (there := runs.finished(lake, "import", arm, config)) is not None:
+    if (there := runs.loaded(lake, "import", arm, config)) is not None:
         return there
     rows = read_file(file)
     pairs = pairs_of(rows, prompt, response, str(file))

@@ -25,7 +25,7 @@ def judge_stored(judged: str, name: str, spec: RunSpec, home: Path) -> str:
     row, _ = on_record(asked, resolved)
     mutable = resolved is not None and resolved.model.revision is None
     config = {"run": judged, "judge": row.judge_id, "on": f"{datetime.now(UTC):%Y-%m-%d}" if mutable else None}
-    if (there := runs.finished(lake, "judge", name, config)) is not None:
+    if (there := runs.loaded(lake, "judge", name, config)) is not None:
         return there
     parts = reopen(lake, runs.manifest(lake, judged))
     context = Context(lake, runs.begin(lake, "judge", name, config), False, spec.max_quarantined)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows import server
 from schemas.errors import MidwatchError
 
 FREE_BYTES = 100 * 1024 * 1024  # with less, a run would stop half-way
@@ -57,10 +58,13 @@ class Settings:
             )
 
     def prepare(self) -> None:
-        """Make sure of the home folder, and Prefect ready to be imported."""
+        """Make sure of the home folder, and Prefect, with a server, ready to be imported."""
         self.check()
         self.home = self.home.absolute()
+        chosen = server.is_chosen()
         self.configure()
+        if not chosen:
+            server.start(self.home / "prefect")
 
     def configure(self) -> None:
         """Point Prefect at the home folder and keep it quiet; what the user's environment says goes first."""

@@ -58,7 +58,12 @@ def begin(lake: Lake, kind: RunKind, name: str, config: dict[str, Any]) -> Start
 
 
 def finish(lake: Lake, started: Started, artifacts: Artifacts, environment: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of the finished run, after it was written: from then on the run is in the lake as a whole."""
+    """The manifest of the finished run, after it was written: from then on the run is in the lake as a whole.
+
+    A run that was killed after that keeps the manifest that it has.
+    """
+    if (path := _folder(lake, started) / "manifest.json").exists():
+        return _load(path)
     run = Run(
         run_id=started.run_id,
         name=started.name,
@@ -76,8 +81,18 @@ def finish(lake: Lake, started: Started, artifacts: Artifacts, environment: dict
         "request": started.request,
         "artifacts": {table: [a.model_dump(include={"path", "sha256", "rows"}) for a in fs] for table, fs in files.items()},
     }
-    write_atomically(_folder(lake, started) / "manifest.json", json.dumps(made, indent=1).encode())
+    write_atomically(path, json.dumps(made, indent=1).encode())
     return made
+
+
+def unloaded(lake: Lake) -> list[dict[str, Any]]:
+    """The manifests of finished runs that were never marked as loaded, oldest first."""
+    return [_load(path) for path in sorted((lake.root / "runs").glob("*/manifest.json")) if not _mark(path).exists()]
+
+
+def mark_loaded(lake: Lake, run_id: str) -> None:
+    """Note that the warehouse has the run; a run without the mark is one that was interrupted."""
+    write_atomically(_mark(lake.root / "runs" / run_id / "manifest.json"), b"")
 
 
 def manifests(lake: Lake) -> list[dict[str, Any]]:
@@ -93,10 +108,11 @@ def manifest(lake: Lake, run_id: str) -> dict[str, Any]:
     return _load(path)
 
 
-def finished(lake: Lake, kind: RunKind, name: str, config: dict[str, Any]) -> str | None:
-    """The run_id of the finished run of the same request, or None."""
+def loaded(lake: Lake, kind: RunKind, name: str, config: dict[str, Any]) -> str | None:
+    """The run_id of the run of the same request that is in the warehouse, or None."""
     asked = digest("run", kind, name, json.loads(canonical(config)))
-    return next((m["run_id"] for m in manifests(lake) if m["request"] == asked), None)
+    done = (m for m in manifests(lake) if m["request"] == asked)
+    return next((m["run_id"] for m in done if _mark(lake.root / "runs" / m["run_id"] / "manifest.json").exists()), None)
 
 
 @cache
@@ -123,7 +139,7 @@ def environment(**more: Any) -> dict[str, Any]:
 
 def _interrupted(lake: Lake) -> Iterator[Started]:
     for path in sorted((lake.root / "runs").glob("*/started.json"), reverse=True):
-        if not path.with_name("manifest.json").exists():
+        if not _mark(path).exists():
             try:
                 yield Started.model_validate(_load(path))
             except ValidationError as e:
@@ -149,6 +165,10 @@ def _claim(lake: Lake, started: Started) -> bool:
         os.close(fd)
         return False
     return True  # the descriptor stays open, and with it the lock
+
+
+def _mark(path: Path) -> Path:
+    return path.with_name("loaded")
 
 
 def _folder(lake: Lake, started: Started) -> Path:

@@ -14,7 +14,7 @@ import pytest
 from schemas.rows import Run
 from tasks import runs
 from tasks.lake import Artifact, Lake, LakeError
-from tasks.runs import Started, begin, environment, finish, finished, manifest, manifests
+from tasks.runs import Started, begin, environment, finish, loaded, manifest, manifests, mark_loaded, unloaded
 
 CONFIG = {"arms": [{"name": "a"}], "benchmarks": ["b"], "nothing": None, "share": 0.01}
 BEGIN = """
@@ -57,7 +57,9 @@ def interrupted(lake: Lake, age: timedelta = timedelta(minutes=1), config: dict 
 
 def end(lake: Lake, started: Started) -> dict:
     table = lake.write(pa.table({"x": [1]}), "somewhere")
-    return finish(lake, started, {"items": [table]}, environment(more="x"))
+    made = finish(lake, started, {"items": [table]}, environment(more="x"))
+    mark_loaded(lake, started.run_id)
+    return made
 
 
 def test_run_ids_are_uuids_of_version_7_that_sort_by_time():
@@ -129,16 +131,16 @@ def test_a_finished_run_is_not_begun_again(lake):
     assert begin(lake, "evaluate", "nightly", CONFIG).run_id != earlier.run_id
 
 
-def test_a_finished_run_is_found_by_the_same_request_alone(lake):
+def test_a_loaded_run_is_found_by_the_same_request_alone(lake):
     started = begin(lake, "evaluate", "nightly", CONFIG)
-    assert finished(lake, "evaluate", "nightly", CONFIG) is None
+    assert loaded(lake, "evaluate", "nightly", CONFIG) is None
     end(lake, started)
-    assert finished(lake, "evaluate", "nightly", CONFIG) == started.run_id
-    assert finished(lake, "evaluate", "nightly", dict(reversed(CONFIG.items()))) == started.run_id
-    assert finished(lake, "evaluate", "nightly", CONFIG | {"benchmarks": ("b",)}) == started.run_id
-    assert finished(lake, "evaluate", "weekly", CONFIG) is None
-    assert finished(lake, "judge", "nightly", CONFIG) is None
-    assert finished(lake, "evaluate", "nightly", CONFIG | {"share": 0.02}) is None
+    assert loaded(lake, "evaluate", "nightly", CONFIG) == started.run_id
+    assert loaded(lake, "evaluate", "nightly", dict(reversed(CONFIG.items()))) == started.run_id
+    assert loaded(lake, "evaluate", "nightly", CONFIG | {"benchmarks": ("b",)}) == started.run_id
+    assert loaded(lake, "evaluate", "weekly", CONFIG) is None
+    assert loaded(lake, "judge", "nightly", CONFIG) is None
+    assert loaded(lake, "evaluate", "nightly", CONFIG | {"share": 0.02}) is None
 
 
 def test_a_manifest_names_every_file_and_the_run_itself(lake):
@@ -175,7 +177,7 @@ def test_a_damaged_manifest_is_named(lake, content):
     started = begin(lake, "evaluate", "nightly", CONFIG)
     end(lake, started)
     (lake.root / "runs" / started.run_id / "manifest.json").write_bytes(content)
-    for look in (manifests, lambda lake: manifest(lake, started.run_id), lambda lake: finished(lake, "evaluate", "n", {})):
+    for look in (manifests, lambda lake: manifest(lake, started.run_id), lambda lake: loaded(lake, "evaluate", "n", {})):
         with pytest.raises(LakeError, match=f"{started.run_id}.*truncated or altered"):
             look(lake)
 
@@ -192,3 +194,15 @@ def test_a_run_that_cannot_be_recorded_does_not_begin(lake):
     lake.root.write_text("no folder")
     with pytest.raises(LakeError, match="cannot write"):
         begin(lake, "evaluate", "nightly", CONFIG)
+
+
+def test_a_run_that_was_killed_before_it_was_loaded_goes_on_with_the_manifest_that_it_has(lake):
+    started = interrupted(lake)
+    made = finish(lake, started, {}, environment())
+    assert unloaded(lake) == [made]
+    assert loaded(lake, "evaluate", "nightly", CONFIG) is None
+    again = begin(lake, "evaluate", "nightly", CONFIG)
+    assert again.run_id == started.run_id
+    assert finish(lake, again, {}, environment(more="x")) == made
+    mark_loaded(lake, again.run_id)
+    assert unloaded(lake) == []
