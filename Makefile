@@ -6,7 +6,8 @@ PIP = -m pip install -qq --disable-pip-version-check
 
 .PHONY: demo test setup engine lint e2e bench clean
 
-demo: setup engine
+demo:
+	$(MAKE) --no-print-directory -j2 setup engine
 	.venv/bin/midwatch --home $(HOME_DIR) run
 	.venv/bin/midwatch --home $(HOME_DIR) sql "select count(*) as verdicts from verdicts"
 

@@ -20,6 +20,7 @@ log = logging.getLogger("midwatch.progress")
 
 EVERY_S = 10.0  # seconds between log lines
 REDRAWS_PER_S = 4
+KNOWN = 0.2  # share answered from which the rate means something: the first of many in flight come late
 
 
 @dataclass
@@ -47,7 +48,8 @@ class Progress:
         seconds = max(time.monotonic() - self.first_asked, 1e-3)
         rate = answered / seconds
         tokens = (now.completion_tokens - self.before.completion_tokens) / seconds
-        left = f"{(self.total - done) / rate:.0f} s left" if rate and done < self.total else ""
+        known = answered > KNOWN * self.total and done < self.total
+        left = f"{(self.total - done) / rate:.0f} s left" if known else ""
         errors = f"{now.errors - self.before.errors} errors"
         return "  ".join(p for p in (f"{done}/{self.total}", f"{rate:.1f}/s", f"{tokens:.0f} tokens/s", errors, left) if p)
 
