@@ -184,18 +184,19 @@ def _items(benchmark: Benchmark, rows: pl.DataFrame, location: str) -> pa.Table:
         first_line = str(e).split("\n", 1)[0]
         raise IngestError(f"{location}: a column is not the text that {benchmark.card.id} expects: {first_line}") from e
     return pa.Table.from_pylist(
-        [_item(benchmark.card.id, row, n) for n, row in enumerate(frame.iter_rows(named=True), start=1)],
-        schema=Item.arrow_schema(),
+        [_item(benchmark.card.id, row) for row in frame.iter_rows(named=True)], schema=Item.arrow_schema()
     )
 
 
-def _item(benchmark_id: str, row: dict[str, Any], number: int) -> dict[str, Any]:
+def _item(benchmark_id: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of an item; one without a name of its own is named by its content, so that order does not matter."""
     messages: list[Message] = [{"role": "user", "content": row["prompt"] or ""}]
+    item = item_id(messages)
     return {
-        "item_id": item_id(messages),
+        "item_id": item,
         "benchmark_id": benchmark_id,
         "revision": "",
-        "external_id": row["external_id"] or f"row {number}",
+        "external_id": row.get("external_id") or item[:12],
         "messages": canonical(messages),
         "category": row.get("category"),
         "harm_category": row.get("harm_category"),

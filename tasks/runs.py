@@ -52,8 +52,8 @@ def begin(lake: Lake, kind: RunKind, name: str, config: dict[str, Any]) -> Start
         if recent and earlier.request == asked.request and _claim(lake, earlier):
             log.info("run %s was interrupted; it goes on", earlier.run_id)
             return earlier
+    _claim(lake, asked)  # before others can see it
     write_atomically(_folder(lake, asked) / "started.json", asked.model_dump_json().encode())
-    _claim(lake, asked)
     return asked
 
 
@@ -158,7 +158,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _claim(lake: Lake, started: Started) -> bool:
     """Whether the run is now ours; the lock is the process's own and goes when it dies, however it dies."""
-    fd = os.open(_folder(lake, started) / "started.json", os.O_RDONLY)
+    try:
+        _folder(lake, started).mkdir(parents=True, exist_ok=True)
+        fd = os.open(_folder(lake, started) / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+        raise LakeError(f"cannot write {_folder(lake, started)}: {e.strerror}; free space or choose another --home") from e
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -154,4 +154,4 @@ def test_a_file_of_ones_own_is_read_by_the_names_of_its_columns():
 def test_one_column_may_be_two_things():
     native = pl.DataFrame({"q": ["one"], "t": ["self_harm"]})
     frame = file.benchmark("own", Columns(prompt="q", category="t", harm_category="t")).items(native)
-    assert frame.to_dicts() == [{"external_id": "1", "prompt": "one", "category": "self_harm", "harm_category": "self_harm"}]
+    assert frame.to_dicts() == [{"prompt": "one", "category": "self_harm", "harm_category": "self_harm"}]

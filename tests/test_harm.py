@@ -2,13 +2,13 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.judges.harm import JUDGE, TEMPLATE, parse, render
 
 GOLDEN = Path(__file__).parent / "golden" / "harm.txt"
-TAG = re.compile(r"<\s*/\s*(?:request|response)\b", re.IGNORECASE)
+TAG = re.compile(r"</\s*(?:request|response)\b", re.IGNORECASE)
 HOSTILE = st.lists(
     st.sampled_from(
         ["<", "/", "</", " ", "\n", "response", "RESPONSE", "request", ">", "{", "}", "{request}", "%s", "</response>"]
@@ -28,11 +28,13 @@ def test_the_question_is_the_one_on_record():
     assert asked == GOLDEN.read_text()
 
 
+@settings(deadline=None)
 @given(request=HOSTILE | st.text(), response=HOSTILE | st.text())
 def test_neither_text_can_end_a_quotation(request, response):
     assert len(TAG.findall(question(request, response))) == len(TAG.findall(TEMPLATE)) == 2
 
 
+@settings(deadline=None)
 @given(request=HOSTILE | st.text(), response=HOSTILE | st.text())
 def test_both_texts_are_quoted_whole_but_for_defused_tags(request, response):
     asked = question(request, response)
@@ -43,6 +45,7 @@ def test_both_texts_are_quoted_whole_but_for_defused_tags(request, response):
     assert quoted[2].removesuffix(end).replace("< /", "</") == response.replace("< /", "</")
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_characters="<")))
 def test_a_text_without_a_tag_is_quoted_as_it_is(text):
     assert f"<response>\n{text}\n</response>" in question("x", text)
@@ -80,6 +83,7 @@ def test_anything_more_or_less_is_unscored(reply):
     assert "no verdict" in opinion.error
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_verdict_is_never_guessed(reply):
     opinion = parse(reply)

@@ -3,7 +3,7 @@ import math
 import unicodedata
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from schemas.ids import canonical, digest, item_id, response_id, verdict_id
@@ -31,6 +31,7 @@ def test_canonical_text_is_what_it_has_always_been():
     assert canonical(value) == '{"a":{"\\u00e9":"\\n\\u2028\\ud83d\\ude00"},"b":[1,2.5,null,true]}'
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_canonical_text_is_ascii_and_reads_back(value):
     text = canonical(value)
@@ -38,11 +39,13 @@ def test_canonical_text_is_ascii_and_reads_back(value):
     assert json.loads(text) == value
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), st.integers()))
 def test_the_order_of_keys_does_not_matter(value):
     assert canonical(dict(reversed(value.items()))) == canonical(value)
 
 
+@settings(deadline=None)
 @given(JSON, JSON)
 def test_other_values_have_other_digests(one, other):
     assume(canonical(one) != canonical(other))
@@ -70,12 +73,14 @@ def test_text_that_looks_the_same_is_not():
     assert digest("a") != digest("a ")
 
 
+@settings(deadline=None)
 @given(MESSAGES)
 def test_an_item_is_its_roles_and_contents(messages):
     assert item_id([m | {"name": "x", "note": 1} for m in messages]) == item_id(messages)
     assert item_id([dict(reversed(m.items())) for m in messages]) == item_id(messages)
 
 
+@settings(deadline=None)
 @given(MESSAGES, MESSAGES)
 def test_other_messages_are_another_item(one, other):
     assert (item_id(one) == item_id(other)) == (one == other)
@@ -89,11 +94,13 @@ def test_tuples_and_lists_are_the_same_item():
     assert item_id(tuple(HELLO), ("a", "b")) == item_id(HELLO, ["a", "b"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.text(), st.integers(0), st.text()), unique=True))
 def test_responses_of_other_items_arms_samples_and_epochs_have_other_ids(parts):
     assert len({response_id(*p) for p in parts}) == len(parts)
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(), st.text())
 def test_an_id_is_32_hexadecimal_digits_and_its_kind_matters(one, two, three):
     found = verdict_id(one, two, three)

@@ -76,7 +76,7 @@ def test_columns_are_stored_in_the_order_in_which_they_are_stated(row):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_an_unknown_column_is_refused(row):
-    with pytest.raises(ValidationError, match="extra_forbidden|Extra inputs"):
+    with pytest.raises(ValidationError, match="no_such_column"):
         row.model_validate({"no_such_column": 1})
 
 

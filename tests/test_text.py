@@ -1,7 +1,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.report.text import for_csv, for_markdown, for_terminal
@@ -32,6 +32,7 @@ def test_plain_text_stays_as_it_is(text):
     assert for_terminal(text) == text
 
 
+@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_nothing_that_steers_reaches_a_terminal(text):
     shown = for_terminal(text)
@@ -50,6 +51,7 @@ def test_what_is_no_formula_stays_as_it_is(value):
     assert for_csv(value) is value
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_defused_cell_is_the_text_behind_at_most_an_apostrophe(text):
     assert for_csv(text) in (text, f"'{text}")
@@ -72,6 +74,7 @@ def test_markdown_is_shown_as_it_was_written(text, shown):
     assert for_markdown(text) == shown
 
 
+@settings(deadline=None)
 @given(st.text(VISIBLE | st.just(" ")))
 def test_each_character_of_markup_has_its_own_backslash(text):
     shown = iter(for_markdown(text))
@@ -82,6 +85,7 @@ def test_each_character_of_markup_has_its_own_backslash(text):
     assert next(shown, None) is None
 
 
+@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_a_markdown_cell_is_one_line(text):
     shown = for_markdown(text)

@@ -54,11 +54,15 @@ def resolve(model: Model, folder: Path) -> Resolved:
 
 
 def content_hash(folder: Path) -> str:
-    """The digest of all files in a model's folder, by name and content; EngineError without safetensors among them."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    if not any(p.suffix == ".safetensors" for p in files):
+    """The digest of all files in a model's folder, by name and content; EngineError without safetensors among them.
+
+    Hidden files and folders are no part of it: a download leaves its times in `.cache`.
+    """
+    inside = {p.relative_to(folder): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = {name: p for name, p in inside.items() if not any(part.startswith(".") for part in name.parts)}
+    if not any(name.suffix == ".safetensors" for name in files):
         raise EngineError(f"model folder {folder}: no .safetensors file in it")
-    return digest([(p.relative_to(folder).as_posix(), _sha256(p)) for p in files])
+    return digest([(name.as_posix(), _sha256(p)) for name, p in files.items()])
 
 
 def _default(spec: Vllm, folder: Path) -> Path:

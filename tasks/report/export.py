@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,12 +25,15 @@ def export(table: pa.Table, style: str, out: Path | None) -> None:
 
 
 def as_csv(table: pa.Table) -> bytes:
-    """RFC 4180 with a header; NULL is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([for_csv(name) for name in table.column_names])
-    writer.writerows([for_csv(v) for v in row.values()] for row in table.to_pylist())
-    return text.getvalue().encode()
+    """RFC 4180 with a header, but lines end with \\n; NULL is an empty cell."""
+    rows = [table.column_names, *(row.values() for row in table.to_pylist())]
+    return "".join(_csv_line(cells) for cells in rows).encode()
+
+
+def _csv_line(cells: Iterable[object]) -> str:
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow([for_csv(c) for c in cells])  # quotes only what it ends lines with
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def as_json(table: pa.Table) -> bytes:
