@@ -1,10 +1,8 @@
 """The command `midwatch` as a user runs it, in a process of its own, and what it leaves behind."""
 
-import contextlib
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -36,29 +34,29 @@ class Midwatch:
 
     def start(self, *args: str | Path) -> subprocess.Popen[str]:
         """The command, begun, as the leader of its own process group (as in a terminal)."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MIDWATCH_"))}
-        server = {"PREFECT_API_URL": self.prefect_api} if self.prefect_api else {}
-        env = {**inherited, **server, "MIDWATCH_HOME": str(self.home), "MARK": self.mark, **self.env}
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            [MIDWATCH, *map(str, args)], cwd=self.cwd, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-        )
+        return self._start([MIDWATCH, *map(str, args)])
 
     def __call__(self, *args: str | Path) -> "Outcome":
         """What came of the command."""
         return outcome(self.start(*args))
 
+    def python(self, code: str, given: str) -> str:
+        """What Python code prints that is given this standard input, in the same surroundings as the command."""
+        with self._start([sys.executable, "-c", code]) as process:
+            return process.communicate(given, timeout=ALLOWED_S)[0]
+
     def processes(self) -> list[int]:
         """The living processes that this command started, and theirs, whatever session they chose."""
         return [int(p.name) for p in Path("/proc").glob("[0-9]*") if self._is_ours(p)]
 
-    def kill_all(self) -> None:
-        """kill -9 for every one of them."""
-        while pids := self.processes():
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.01)
+    def _start(self, command: list[str]) -> subprocess.Popen[str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MIDWATCH_"))}
+        server = {"PREFECT_API_URL": self.prefect_api} if self.prefect_api else {}
+        env = {**inherited, **server, "MIDWATCH_HOME": str(self.home), "MARK": self.mark, **self.env}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=self.cwd, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        )
 
     def _is_ours(self, process: Path) -> bool:
         try:
@@ -100,17 +98,17 @@ def outcome(process: subprocess.Popen[str]) -> Outcome:
 def rows(home: Path, sql: str) -> list[dict[str, Any]]:
     """The rows of a query on the published warehouse of a home folder."""
     with duckdb.connect(str(home / "warehouse.snapshot.duckdb"), read_only=True) as connection:
-        return connection.execute(sql).fetch_arrow_table().to_pylist()
+        return connection.sql(sql).to_arrow_table().to_pylist()
 
 
-def comparable(home: Path) -> dict[str, list[str]]:
+def comparable(home: Path) -> dict[str, set[str]]:
     """The rows of every table of the published warehouse, without what two runs of the same differ in."""
     with duckdb.connect(str(home / "warehouse.snapshot.duckdb"), read_only=True) as connection:
         names = [n for (n,) in connection.execute("select table_name from duckdb_tables()").fetchall() if n != "migrations"]
         found = {}
         for name in names:
             columns = [c for c in connection.table(name).columns if c not in OF_THE_RUN]
-            found[name] = sorted(map(str, connection.table(name).select(*columns).fetchall()))
+            found[name] = set(map(str, connection.table(name).select(*columns).fetchall()))
     return found
 
 

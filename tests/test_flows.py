@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 from command import rows, wait_until
-from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from scripted import Answer, Body, Scripted, chat, error
 
@@ -37,7 +37,7 @@ def prompt_of(body: Body) -> str:
 
 
 def verbose(body: Body) -> Answer:
-    return chat("safe") if is_judged(body) else chat(f"Gladly: {prompt_of(body)}")
+    return chat("safe") if is_judged(body) else chat("Gladly. First, make a list of what you need.")
 
 
 @dataclass
@@ -93,18 +93,17 @@ def own(tmp_path: Path) -> dict[str, Any]:
     return {"id": "own", "use": "file", "path": str(path), "columns": {"prompt": "question", "category": "kind"}}
 
 
-def artifacts(run_id: str) -> dict[str, str]:
+def artifacts(prefect_api: str, run_id: str) -> dict[str, str]:
     """What the flow run that made `run_id` put into Prefect's UI, by key."""
-    with get_client(sync_client=True) as client:
-        found = client.read_artifacts(limit=200)
-    return {str(a.key): str(a.type) for a in found if run_id in f"{a.description} {a.data}"}
+    found = httpx.post(f"{prefect_api}/artifacts/filter", json={}).json()
+    return {a["key"]: a["type"] for a in found if run_id in f"{a['description']} {a['data']}"}
 
 
 def responses_files(home: Path) -> list[Path]:
     return sorted((home / "lake/responses").rglob("*.parquet"))
 
 
-def test_what_was_asked_is_not_asked_again_unless_told(night: Night, own: dict[str, Any]) -> None:
+def test_what_was_asked_is_not_asked_again_unless_told(night: Night, own: dict[str, Any], prefect_api: str) -> None:
     night.spec = {"benchmarks": [{"id": "starter"}, own], "shard_size": 100}
     first = night()
     assert sorted(night.asked) == sorted({*STARTER, *OWN})  # the prompt that both benchmarks hold: once
@@ -116,7 +115,7 @@ def test_what_was_asked_is_not_asked_again_unless_told(night: Night, own: dict[s
     rates = night.rows("select benchmark_id, n_scored, compliance_rate from category_rates where slice_kind = 'all' order by 1")
     assert [(r["benchmark_id"], r["n_scored"], r["compliance_rate"]) for r in rates] == [("own", 3, 1.0), ("starter", 168, 1.0)]
     assert night.rows("from category_rates where category = 'garden'")
-    assert artifacts(first) == {"rates-0": "table", "rates-1": "table", "report": "markdown"}
+    assert artifacts(prefect_api, first) == {"rates-0": "table", "rates-1": "table", "report": "markdown"}
     report = night.home / "reports" / f"{first}.md"
     assert report.read_text().startswith(f"# Run {first}")
 
@@ -187,16 +186,17 @@ def test_a_rubric_judge_and_damaged_files(night: Night) -> None:
 
 def test_the_next_shard_starts_before_the_tail_of_the_last(night: Night) -> None:
     night.server.delay_s = 0.2
-    night(shard_size=6, models={"target": night.run_spec().models["target"].model_dump()})
+    night(shard_size=6)
     assert night.server.peak == 8
-    prompts = [json.loads(r["messages"])[-1]["content"] for r in shards(night.home, 6)[0]]
-    assert set(prompts) < set(night.asked[:8])
+    first = set(night.asked[:8])
+    assert len(shards(night.home, 6)) == 2
+    assert all(first & shard for shard in shards(night.home, 6))
 
 
-def shards(home: Path, size: int) -> list[list[dict[str, Any]]]:
+def shards(home: Path, size: int) -> list[set[str]]:
     """The prompts in the lake that stand in full shards."""
     tables = [pq.read_table(p).to_pylist() for p in (home / "lake/prompts").glob("*.parquet")]
-    return [t for t in tables if len(t) == size]
+    return [{json.loads(row["messages"])[-1]["content"] for row in rows} for rows in tables if len(rows) == size]
 
 
 def test_refused_requests_are_rows_and_passing_failures_heal(night: Night) -> None:
