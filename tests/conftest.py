@@ -1,8 +1,12 @@
 """Shared by the tests of flows and of the command: one Prefect server for the whole session."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+# Whatever starts the tests may ignore Ctrl-C, as shells do for what runs in the background; tests interrupt themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
