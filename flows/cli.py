@@ -214,6 +214,8 @@ def pin(settings: Settings, config: Path | None) -> None:
 def sql(settings: Settings, query: str, style: str, out: Path | None, timeout_s: float, memory: str) -> None:
     """Ask the warehouse: read-only, without access to files or the network, bounded in memory and time.
 
+    json is one object a line; in csv, cells that a spreadsheet would run as a formula get an apostrophe in front.
+
     \b
     Examples:
       midwatch sql "select count(*) from verdicts"

@@ -390,7 +390,15 @@ def test_an_endless_body_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reply.error is not None and "longer than 1000 bytes" in reply.error
 
 
-def test_an_interrupted_call_cancels_its_requests() -> None:
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Python's own handler, whatever a library that was used before has put in its place."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_call_cancels_its_requests(ctrl_c_interrupts: None) -> None:
     asked = threading.Event()
 
     def answer(_: Body) -> Answer:
