@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     (folder / "midwatch-data").mkdir()
     (folder / "midwatch-data" / "models").symlink_to(ROOT / "midwatch-data" / "models")  # converted once, by `make demo`
     items = [json.loads(line) for line in (ROOT / "tasks/benchmarks/starter.jsonl").read_text().splitlines()]
-    rows = "".join(json.dumps({"prompt": item["prompt"], "response": "I can't help with that."}) + "\n" for item in items)
+    rows = "".join(json.dumps({"prompt": item["prompt"], "completion": "I can't help with that."}) + "\n" for item in items)
     (folder / "completions.jsonl").write_text(rows)
     return folder
 
