@@ -63,14 +63,19 @@ def answered(lake: Lake, folder: str, ids: list[str]) -> dict[str, Response]:
     """The stored responses by id: of several the first generated; without those that are worth another try."""
     table = lake.find(folder, "response_id", ids)
     rows = sorted(Response.from_table(table) if table else [], key=lambda r: r.generated_at, reverse=True)
-    return {r.response_id: r for r in rows if r.error is None or not r.error.startswith(UNANSWERED)}
+    return {r.response_id: r for r in rows if is_final(r.error)}
+
+
+def is_final(error: str | None) -> bool:
+    """Whether a row with this error stays as it is; the others are worth another try."""
+    return error is None or not error.startswith(UNANSWERED)
 
 
 def is_complete(lake: Lake, receipt: Artifact) -> bool:
     """Whether the file is intact and every request in it got its final answer."""
     if not lake.is_intact(receipt):
         return False
-    return not any(e and e.startswith(UNANSWERED) for e in lake.read(receipt)["error"].to_pylist())
+    return all(is_final(error) for error in lake.read(receipt)["error"].to_pylist())
 
 
 def _weights(model: Model) -> list[str | None]:

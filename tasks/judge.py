@@ -8,7 +8,7 @@ from prefect import task
 from schemas.ids import Message, digest, item_id, verdict_id
 from schemas.rows import Arm, Prompt, Response, Verdict
 from schemas.rows import Judge as JudgeRow
-from tasks.generate import UNANSWERED
+from tasks.generate import UNANSWERED, is_final
 from tasks.judges import JUDGES
 from tasks.judges.opinion import Opinion, Rubric, Rule
 from tasks.lake import Artifact, Lake
@@ -103,7 +103,7 @@ def _verdict(
 def _known(lake: Lake, folder: str, ids: list[str]) -> dict[str, Verdict]:
     table = lake.find(folder, "verdict_id", ids)
     rows = sorted(Verdict.from_table(table) if table else [], key=lambda v: v.judged_at, reverse=True)
-    return {v.verdict_id: v for v in rows if v.error is None or not v.error.startswith(UNANSWERED)}
+    return {v.verdict_id: v for v in rows if is_final(v.error)}
 
 
 def _requests(lake: Lake, batch: Artifact) -> dict[str, str]:
@@ -132,4 +132,4 @@ def _no_reply(reply: Response | None) -> Opinion:
 def _because(what: str, error: str | None) -> str:
     """An error of a later step; one that is worth another try stays one."""
     cause = error or ""
-    return cause if cause.startswith(UNANSWERED) else f"{what}: {cause}"
+    return f"{what}: {cause}" if is_final(cause) else cause

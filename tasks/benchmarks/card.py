@@ -20,7 +20,6 @@ class Card(BaseModel):
     hub: str | None = None  # data set on the Hugging Face hub
     packaged: str | None = None  # file that ships beside the benchmark's module
     columns: dict[str, str]  # native columns that it reads, and what they hold
-    notes: str | None = None
 
 
 @dataclass(frozen=True)
