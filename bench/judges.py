@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
-from schemas.config import Vllm
+from schemas.config import Target, Vllm
 from schemas.crosswalk import harm_categories
 from tasks.engines import engines, open_engine
 from tasks.engines.weights import MINILM, resolve
 from tasks.judges import trained
-from tasks.judges.trained import Target, load
+from tasks.judges.trained import load
 from tasks.train import Example, train
 
 STARTS = (

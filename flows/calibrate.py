@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import polars as pl
 from prefect import flow
 
+from flows.asked import asked
 from flows.publish import publish
 from flows.steps import Context
 from schemas.rows import Arm, Judge, Row
@@ -24,8 +25,6 @@ from tasks.calibrate import (
 )
 from tasks.lake import Artifact, Lake
 from tasks.prompts import OPEN, Chosen
-from warehouse.connect import snapshot_path
-from warehouse.query import query
 
 log = logging.getLogger("midwatch.calibrate")
 
@@ -67,16 +66,16 @@ def calibrate(judge: str, restricted: Sequence[str], annotator: str | None, home
     `restricted` are the runs whose responses count; without any, all do. CalibrationError and ConfigError say what is missing.
     """
     lake = Lake(root=home / "lake")
-    judged = _newest_judge(_asked(home, _JUDGED, judge=judge, runs=list(restricted)), judge)
+    judged = _newest_judge(asked(home, _JUDGED, judge=judge, runs=list(restricted)), judge)
     judge_id = str(judged["judge_id"][0])
-    labels = newest_labels(_asked(home, _LABELS, judge=judge_id)).join(judged, on="response_id", how="semi")
+    labels = newest_labels(asked(home, _LABELS, judge=judge_id)).join(judged, on="response_id", how="semi")
     if labels.is_empty():
         raise CalibrationError(
             f"nobody has labelled any of the {judged['response_id'].n_unique()} responses that {judge} judged; "
             "draw some with midwatch labels sample, and bring the labels in with midwatch labels import"
         )
     reference = reference_of(labels, annotator)
-    repeats = _asked(home, _REPEATS, judge=judge_id).join(judged, on="response_id", how="semi")
+    repeats = asked(home, _REPEATS, judge=judge_id).join(judged, on="response_id", how="semi")
     row, arms, chosen = _about(lake, judged)
     if row.kind == "imported":  # a verdict of an imported judge is another only where it says something else
         repeats = repeats.clear()
@@ -96,10 +95,6 @@ def calibrate(judge: str, restricted: Sequence[str], annotator: str | None, home
         calibrations=calibrations(judged, labels, repeats, row, reference, run_id),
     )
     return publish(context, home, parts)
-
-
-def _asked(home: Path, sql: str, **parameters: Any) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(query(snapshot_path(home / "warehouse.duckdb"), sql, parameters=parameters)))
 
 
 def _newest_judge(judged: pl.DataFrame, name: str) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flows.settings import Settings
-from schemas.config import TEMPLATE, BenchmarkSpec, ProtocolName, RunSpec, load
+from schemas.config import TEMPLATE, BenchmarkSpec, JudgeSpec, ProtocolName, RunSpec, load
 from schemas.errors import ConfigError, MidwatchError
 
 CONFIG = Path("midwatch.yaml")
@@ -58,3 +58,9 @@ def newest_run_of(settings: Settings, arm: str) -> str:
     if not rows:
         raise ConfigError(f"arm {arm!r}: no run has such an arm; see midwatch runs")
     return str(rows[0]["run_id"])
+
+
+def with_members(spec: RunSpec, judge: str) -> list[JudgeSpec]:
+    """The judge as it is configured, else as it comes with Midwatch, after the members of an ensemble and theirs."""
+    found = next((j for j in spec.judges if j.name == judge), JudgeSpec(name=judge))
+    return [*(m for member in found.members for m in with_members(spec, member)), found]

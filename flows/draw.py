@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import polars as pl
 
+from flows.asked import asked
 from schemas.errors import ConfigError
 from tasks.draw import draw, frame, sheet
 from tasks.lake import write_atomically
 from tasks.report.export import as_csv
-from warehouse.connect import snapshot_path
-from warehouse.query import query
 
 _JUDGED = """
 select
@@ -40,8 +39,7 @@ def draw_sample(run_id: str, judges: Sequence[str], n: int, seed: int, again: bo
     """
     if out.exists():
         raise ConfigError(f"{out} is there already and may hold labels; it stays as it is")
-    known = {"run": run_id, "judges": list(judges)}
-    verdicts = pl.DataFrame(pl.from_arrow(query(snapshot_path(home / "warehouse.duckdb"), _JUDGED, parameters=known)))
+    verdicts = asked(home, _JUDGED, run=run_id, judges=list(judges))
     judged = frame(verdicts, judges)
     labelled = verdicts.filter(pl.col("is_labelled"))["response_id"].unique()
     left = judged if again else judged.filter(~pl.col("response_id").is_in(labelled.implode()))

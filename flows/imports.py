@@ -15,6 +15,7 @@ from schemas.errors import ConfigError
 from tasks import runs
 from tasks.assemble import Parts
 from tasks.importers.responses import (
+    MAX_QUARANTINED,
     STRAY,
     Answer,
     Match,
@@ -31,8 +32,6 @@ from tasks.native import read_file, sha256_of
 from tasks.prompts import OPEN, Asking, Chosen
 
 log = logging.getLogger("midwatch.import")
-
-MAX_QUARANTINED = 0.01
 
 
 class Columns(BaseModel):

@@ -7,9 +7,10 @@ from typing import Any
 
 from prefect import flow
 
+from flows.choices import with_members
 from flows.publish import publish
 from flows.steps import Appointed, Context, Shard, appoint, judge
-from schemas.config import JudgeSpec, RunSpec
+from schemas.config import RunSpec
 from tasks import runs
 from tasks.assemble import reopen
 from tasks.engines import engines
@@ -27,7 +28,7 @@ def judge_stored(judged: str, name: str, spec: RunSpec, home: Path, fresh: bool 
     the judge's consistency.
     """
     lake = Lake(root=home / "lake")
-    specs = _with_members(spec, name)
+    specs = with_members(spec, name)
     models = {j.model: resolve(spec.models[j.model], home / "models") for j in specs if j.model}
     appointed = appoint(lake, specs, models)
     config: dict[str, Any] = {"run": judged, "judges": [a.row.judge_id for a in appointed], "on": _today(appointed)}
@@ -42,13 +43,6 @@ def judge_stored(judged: str, name: str, spec: RunSpec, home: Path, fresh: bool 
         found = judge(context, appointed, shards, parts.chosen, spec.shard_size)
     rows, verdicts = [row for row, _ in found], [v for _, stored in found for v in stored]
     return publish(context, home, parts._replace(judges=rows, verdicts=verdicts))
-
-
-def _with_members(spec: RunSpec, name: str) -> list[JudgeSpec]:
-    """The judge as it is configured, else as it comes with Midwatch, after the members of an ensemble."""
-    known = {j.name: j for j in spec.judges}
-    found = known.get(name, JudgeSpec(name=name))
-    return [*(m for member in found.members for m in _with_members(spec, member)), found]
 
 
 def _is_settled(lake: Lake, run_id: str) -> bool:

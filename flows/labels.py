@@ -9,6 +9,7 @@ import polars as pl
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
+from flows.asked import asked
 from flows.publish import publish
 from flows.steps import Context
 from schemas.errors import ConfigError, MidwatchError
@@ -29,17 +30,13 @@ from tasks.importers.labels import (
     narrowed,
     opinions_in,
 )
-from tasks.importers.responses import ImportRefused, require
+from tasks.importers.responses import MAX_QUARANTINED, ImportRefused, require
 from tasks.judges import names
 from tasks.judges.rubric import regraded
 from tasks.lake import Artifact, Lake
 from tasks.native import read_file, sha256_of
-from warehouse.connect import snapshot_path
-from warehouse.query import query
 
 log = logging.getLogger("midwatch.labels")
-
-MAX_QUARANTINED = 0.01
 
 _HOLDERS = """
 select run_id from latest_runs
@@ -215,8 +212,7 @@ def _candidates(lake: Lake, home: Path, sought: Sought) -> Iterator[Parts]:
     if sought.run is not None:
         yield reopen(lake, runs.manifest(lake, sought.run))
         return
-    holders = query(snapshot_path(home / "warehouse.duckdb"), _HOLDERS, parameters={"arm": sought.arm})
-    for run_id in map(str, holders["run_id"].to_pylist()):
+    for run_id in asked(home, _HOLDERS, arm=sought.arm)["run_id"]:
         try:
             parts = reopen(lake, runs.manifest(lake, run_id))
         except MidwatchError as e:

@@ -1,30 +1,26 @@
 """A judge is fitted on what people said of responses."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 from prefect import flow
 
-from schemas.config import Model
+from flows.asked import asked as ask
+from schemas.config import Model, Target
+from schemas.ids import asked
 from tasks.engines import engines, open_engine
 from tasks.engines.weights import resolve
 from tasks.fit import TrainError
 from tasks.importers.responses import read_label, require
-from tasks.judges.trained import Target, Trained
+from tasks.judges.trained import Trained
 from tasks.native import read_file
 from tasks.train import Cost, Example, save, train
-from warehouse.connect import snapshot_path
-from warehouse.query import query
 
 _LABELLED = """
-select distinct on (response_id)
-    list_filter(
-        from_json(messages, '[{"role": "VARCHAR", "content": "VARCHAR"}]'), lambda message: message.role = 'user'
-    )[-1].content as request,
-    text as response, name as source, label, unsafe, categories
+select distinct on (response_id) messages, text as response, name as source, label, unsafe, categories
 from human_labels
 join (select response_id, arm_id, text from responses) using (response_id)
 join (select item_id, messages from items) using (item_id)
@@ -87,8 +83,7 @@ def _in_files(labelled: Labelled, target: Target) -> Iterator[Example]:
 
 def _in_warehouse(home: Path, annotator: str, target: Target) -> Iterator[Example]:
     """What `annotator` said of stored responses; the source of each is its arm."""
-    found = query(snapshot_path(home / "warehouse.duckdb"), _LABELLED, parameters={"annotator": annotator})
-    rows = pl.DataFrame(pl.from_arrow(found))
+    rows = ask(home, _LABELLED, annotator=annotator)
     if rows.is_empty():
         raise TrainError(f"annotator {annotator!r} has labelled no stored response; midwatch labels import FILE")
     if rows[target].null_count() == len(rows):
@@ -96,7 +91,7 @@ def _in_warehouse(home: Path, annotator: str, target: Target) -> Iterator[Exampl
         raise TrainError(f"the {len(rows)} labels of {annotator!r} say nothing for --target {target}; they say: {others}")
     for row in rows.drop_nulls(target).iter_rows(named=True):
         said = frozenset(row[target]) if target == "categories" else row[target]
-        yield Example(row["request"], row["response"], said, row["source"])
+        yield Example(asked(json.loads(row["messages"])), row["response"], said, row["source"])
 
 
 def _truth(where: str, target: Target, said: Any) -> Any:

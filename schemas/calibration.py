@@ -1,21 +1,13 @@
 """The figures of a judge against people, as schemas/calibration.yaml describes them."""
 
-from functools import cache
-from importlib.resources import files
-
-import yaml
-from pydantic import TypeAdapter
-
-from schemas.catalog import Described
+from schemas.catalog import Described, described
 
 REFUSED = "refused: "  # how the method of a corrected rate starts that has no value, before the reason
 
 
-@cache
 def figures() -> dict[str, Described]:
     """The figures by name, without the prefix of what is compared."""
-    text = files("schemas").joinpath("calibration.yaml").read_text(encoding="utf-8")
-    return TypeAdapter(dict[str, Described]).validate_python(yaml.safe_load(text))
+    return described("calibration.yaml")
 
 
 def figure_of(metric: str) -> str:

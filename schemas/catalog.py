@@ -20,8 +20,13 @@ class Described(BaseModel):
     source: str
 
 
-@cache
 def metrics() -> dict[str, Described]:
     """The metrics by name, in the order in which people read them."""
-    text = files("schemas").joinpath("metrics.yaml").read_text(encoding="utf-8")
+    return described("metrics.yaml")
+
+
+@cache
+def described(name: str) -> dict[str, Described]:
+    """What a file beside this one describes, by name, in its order."""
+    text = files("schemas").joinpath(name).read_text(encoding="utf-8")
     return TypeAdapter(dict[str, Described]).validate_python(yaml.safe_load(text))

@@ -24,6 +24,8 @@ TEMPLATE = Path(__file__).with_name("midwatch.yaml")  # the commented configurat
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+Answered = Literal["text", "tokens", "classes", "logits"]  # how a judge's model answers
+Target = Literal["label", "unsafe", "categories"]  # what a trained judge tells
 ProtocolName = Literal["generation", "letter", "logprobs", "option", "likelihood", "choice", "moderation"]
 
 

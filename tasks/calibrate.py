@@ -26,6 +26,7 @@ from tasks.metrics.agreement import (
 )
 from tasks.metrics.corrected import estimates
 from tasks.metrics.interval import Interval
+from tasks.metrics.rates import harmful
 from tasks.runs import manifests
 
 VERSION = "1"  # raise by hand with every change that can change a figure
@@ -170,10 +171,7 @@ def reliability(lake: Lake, judge_ids: Sequence[str]) -> dict[str, tuple[float, 
 def _said(who: str, kind: Kind) -> pl.Expr:
     """What `who` says in the words of a comparison; a refusal label is a harm verdict where a refusal was expected."""
     label, unsafe = pl.col(f"{who}_label"), pl.col(f"{who}_unsafe")
-    if kind == "label":
-        return label.alias(who)
-    follows = pl.when(pl.col("expected") == "refuse").then(label == "full_compliance")
-    return pl.coalesce(unsafe, follows).alias(who)
+    return (label if kind == "label" else harmful(label, unsafe)).alias(who)
 
 
 def _compared(judged: pl.DataFrame, labels: pl.DataFrame, judge: Judge, reference: str, kind: Kind) -> pl.DataFrame:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from schemas.errors import MidwatchError
+from tasks.metrics.rates import harmful
 
 UNIFORM = 0.5  # of the draw is by equal chances, so no weight is above twice that of a simple random sample
 STRATA = ("arm", "benchmark", "category", "verdict")
@@ -36,12 +37,11 @@ def frame(verdicts: pl.DataFrame, judges: Sequence[str]) -> pl.DataFrame:
     """
     if silent := sorted(set(judges) - set(verdicts["judge"])):
         raise DrawError(f"{', '.join(silent)}: no verdict on a response of this run; first let it judge: midwatch judge run")
-    complied = pl.when(pl.col("expected") == "refuse").then(pl.col("label") == "full_compliance")
     chance = pl.when(pl.col("score").is_between(0, 1)).then("score")
     of_label = (2 * (1 - chance)).clip(0, 1)
     doubt = pl.when(pl.col("label").is_not_null()).then(of_label).otherwise(1 - (2 * chance - 1).abs())
     said = verdicts.with_columns(
-        harm=pl.coalesce("unsafe", complied),
+        harm=harmful(pl.col("label"), pl.col("unsafe")),
         decision=pl.coalesce("label", pl.col("unsafe").replace_strict({True: "unsafe", False: "safe"}, return_dtype=pl.String)),
         doubt=doubt,
     )

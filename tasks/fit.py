@@ -8,11 +8,12 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix, diags
 from sklearn.linear_model import LogisticRegression
 
+from schemas.config import Target
 from schemas.errors import MidwatchError
 from schemas.rows import LABELS
 from tasks.judges.features import BUCKETS, MEASURES
 from tasks.judges.refusal import sentences, tag
-from tasks.judges.trained import Floats, Target
+from tasks.judges.trained import Floats
 
 LECTURES = ("preaches", "condemns", "rebuffs", "redirects")
 SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")

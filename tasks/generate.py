@@ -1,11 +1,11 @@
 """The one step in which a model answers: the target's prompts and a judge's questions alike."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from prefect import task
 
-from schemas.config import ArmSpec, Model, Sampling
+from schemas.config import Answered, ArmSpec, Model, Sampling
 from schemas.errors import ConfigError
 from schemas.ids import Message, digest, response_id
 from schemas.rows import Arm, Prompt, Response
@@ -17,8 +17,6 @@ from tasks.prompts import OPEN, Asking
 from tasks.protocols import PROTOCOLS
 from tasks.store import Stored, store
 from tasks.tracked import keyed
-
-Answered = Literal["text", "tokens", "classes", "logits"]
 
 UNANSWERED = "unanswered: "  # how an error starts that the next run tries again
 

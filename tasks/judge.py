@@ -20,7 +20,7 @@ from tasks.judges.ensemble import Ensemble
 from tasks.judges.opinion import Comparison, Key, Opinion, Rubric, Rule
 from tasks.judges.trained import Trained
 from tasks.lake import Artifact, Lake
-from tasks.opinions import TRIES, Evidence, Opinions, because, opinions, questions_of, raw_of, votes_of
+from tasks.opinions import TRIES, Evidence, Opinions, because, combined, opinions, questions_of, raw_of, votes_of
 from tasks.prompts import Asking, Chosen
 from tasks.protocols.protocol import LETTERS, order_of
 from tasks.store import Stored, store
@@ -103,11 +103,11 @@ def settle(
     the lake are kept as they are.
     """
     rows = Response.from_table(lake.read(responses))
-    epochs = [epoch] * len(rows)
     if isinstance(judge, Ensemble):  # members that say something else make a verdict of its own
-        votes = votes_of(lake, evidence)
-        epochs = [epoch + _said(votes.get(r.response_id, {})) for r in rows]
-    opine = partial(opinions, lake, evidence, judge)
+        votes = votes_of(lake, evidence.members)
+        epochs, opine = [epoch + _said(votes[r.response_id]) for r in rows], partial(combined, judge, votes)
+    else:
+        epochs, opine = [epoch] * len(rows), partial(opinions, lake, evidence, judge)
     return _stored(lake, list(zip(rows, epochs, strict=True)), opine, row, run_id, _folder(row, epoch), max_quarantined)
 
 

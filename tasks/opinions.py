@@ -1,6 +1,7 @@
 """What judges of each kind say of responses, from all that they look at."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -42,9 +43,6 @@ def opinions(lake: Lake, evidence: Evidence, judge: Judge, responses: Sequence[R
     match judge:
         case Rubric():
             return _read(lake, evidence, judge, responses)
-        case Ensemble():
-            votes = votes_of(lake, evidence)
-            return {r.response_id: (combine(judge, votes.get(r.response_id, {})), None) for r in responses}
         case Comparison():
             about = _about(lake, evidence.items, responses)
             return {r.response_id: (judge.judge(*about[r.item_id], r.text or ""), None) for r in responses}
@@ -99,14 +97,18 @@ def _predicted(lake: Lake, evidence: Evidence, judge: Trained, responses: Sequen
     return said
 
 
-def votes_of(lake: Lake, evidence: Evidence) -> dict[str, dict[str, Opinion]]:
-    """By response: what each member of an ensemble says."""
-    votes: dict[str, dict[str, Opinion]] = {}
-    for member, file in evidence.members.items():
+def votes_of(lake: Lake, members: Mapping[str, Artifact]) -> Mapping[str, dict[str, Opinion]]:
+    """By response: what each of the members says; nothing where none has a verdict."""
+    votes: dict[str, dict[str, Opinion]] = defaultdict(dict)
+    for member, file in members.items():
         for v in Verdict.from_table(lake.read(file)):
-            opinion = Opinion(v.label, v.unsafe, v.score, v.categories, v.rationale, v.error)
-            votes.setdefault(v.response_id, {})[member] = opinion
+            votes[v.response_id][member] = Opinion(v.label, v.unsafe, v.score, v.categories, v.rationale, v.error)
     return votes
+
+
+def combined(judge: Ensemble, votes: Mapping[str, dict[str, Opinion]], responses: Sequence[Response]) -> Opinions:
+    """What the ensemble says of each of the responses, from the votes on it."""
+    return {r.response_id: (combine(judge, votes[r.response_id]), None) for r in responses}
 
 
 def _about(lake: Lake, items: Sequence[Chosen], responses: Sequence[Response]) -> dict[str, tuple[str, list[str]]]:

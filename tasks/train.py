@@ -17,16 +17,17 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from schemas.config import Target
 from schemas.crosswalk import harm_categories
 from schemas.ids import canonical, digest
 from schemas.rows import LABELS
 from tasks.fit import Bools, Material, TrainError, stripped
 from tasks.judges.features import BUCKETS, Features, features
-from tasks.judges.trained import Floats, Target, Trained, dump, inputs, labelled, parse, probabilities
+from tasks.judges.trained import Floats, Trained, dump, inputs, labelled, parse, probabilities
 from tasks.lake import write_atomically
+from tasks.metrics.agreement import BINS
 
 LEAST = 10  # rows of each class; fewer say nothing in a fold
-BINS = 10  # of equal width, for the expected calibration error
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,6 @@ def train(
     Responses with nothing to judge are left out and counted; `stripped` ones are added for refusal labels from texts alone.
     TrainError when a class has too few rows or prompts, or is unknown, or when the vectors do not fit the rows.
     """
-    with threadpool_limits(1):  # more threads make these sums slower, and their last digits depend on how many there are
-        return _train(name, target, examples, data, vectors, embedding, cost, folds, seed)
-
-
-def _train(
-    name: str, target: Target, examples: Sequence[Example], data: Mapping[str, str], vectors: Floats | None,
-    embedding: str | None, cost: Cost, folds: int, seed: int,
-) -> Trained:  # fmt: skip
     masked = target == "label"
     shape = None if vectors is None else vectors.shape
     if (embedding is None) != (shape is None) or (shape and (len(shape) != 2 or shape[0] != len(examples))):
@@ -91,16 +84,12 @@ def _train(
     idf = _idf(found)
     material = Material(inputs([*found, *more], idf, vectors), truth, np.array(parents, np.intp), target)
     splits = list(_splits(truth, [e.request for e in rows], folds, seed))
-    scores = np.zeros((len(rows), len(material.heads)))
-    for fit, held in splits:
-        scores[held] = material.scores(held, material.fit(fit))
-    out = np.zeros(truth.shape)  # calibrated on the other folds
-    for fit, held in splits:
-        slope, shift = material.calibration(scores, fit)
-        out[held] = probabilities(scores[held] * slope + shift, target)
-    slope, shift = material.calibration(scores, np.arange(len(rows)))
-    weights, bias = material.fit(np.arange(len(rows)))
     threshold = None if masked else cost.false_alarm / (cost.false_alarm + cost.miss)
+    with threadpool_limits(1):  # more threads make these sums slower, and their last digits depend on how many there are
+        scores, out = _held_out(material, splits)
+        slope, shift = material.calibration(scores, np.arange(len(rows)))
+        weights, bias = material.fit(np.arange(len(rows)))
+        left_out = _left_out(material, classes, threshold, splits, np.array([e.source or "" for e in rows]))
     card = {
         "name": name, "target": target, "classes": classes, "embedding": embedding, "seed": seed, "folds": folds,
         "threshold": threshold, "cost": None if masked else {"miss": cost.miss, "false_alarm": cost.false_alarm},
@@ -109,7 +98,7 @@ def _train(
             "counts": {c: int(n) for c, n in zip(classes, truth.sum(axis=0), strict=True)}, "content": _content(rows, vectors),
         },
         "figures": figures(truth, out, classes, threshold),
-        "left_out_sources": _left_out(material, classes, threshold, splits, np.array([e.source or "" for e in rows])),
+        "left_out_sources": left_out,
     }  # fmt: skip
     return parse(dump(card, weights * slope[:, None], bias * slope + shift, idf), name)
 
@@ -198,6 +187,17 @@ def _stripped(rows: Sequence[Example]) -> tuple[list[int], list[Features]]:
         if e.truth == LABELS[2] and (text := stripped(e.response))
     ]
     return [i for i, f in made if f is not None], [f for _, f in made if f is not None]
+
+
+def _held_out(material: Material, splits: Sequence[Any]) -> tuple[Floats, Floats]:
+    """The scores of rows that were not fitted on, and their probabilities, calibrated on the other folds."""
+    scores, out = np.zeros((len(material.truth), len(material.heads))), np.zeros(material.truth.shape)
+    for fit, held in splits:
+        scores[held] = material.scores(held, material.fit(fit))
+    for fit, held in splits:
+        slope, shift = material.calibration(scores, fit)
+        out[held] = probabilities(scores[held] * slope + shift, material.target)
+    return scores, out
 
 
 def _left_out(

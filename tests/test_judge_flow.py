@@ -12,14 +12,15 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from scripted import Answer, Body, Scripted, Stall, chat
 
 from flows.calibrate import calibrate
+from flows.choices import with_members
 from flows.imports import Columns, import_responses
 from flows.judge import judge_stored
 from flows.labels import LabelColumns, Sought, import_labels
 from flows.train import Labelled, train_judge
-from schemas.config import BenchmarkSpec, RunSpec
+from schemas.config import BenchmarkSpec, RunSpec, Target
 from schemas.errors import ConfigError
 from tasks.fit import TrainError
-from tasks.judges.trained import Target, load
+from tasks.judges.trained import load
 from tasks.train import Cost
 
 N = 60
@@ -165,6 +166,16 @@ def test_an_ensemble_is_judged_after_its_members(home: Path, stored: str) -> Non
     }
     (tied,) = rows(home, "select distinct error from verdict_details where judge = 'split' and error is not null")
     assert "tie" in tied["error"]
+
+
+def test_an_ensemble_of_ensembles_comes_after_all_that_it_is_made_of() -> None:
+    with Scripted() as server:
+        inner = {"name": "inner", "use": "ensemble", "members": ["refusal", "refusal_trained"]}
+        outer = {"name": "outer", "use": "ensemble", "members": ["inner", "mine"]}
+        mine = {"name": "mine", "use": "refusal"}
+        spec = spec_of(server, {"name": "refusal"}, {"name": "refusal_trained"}, inner, mine, outer)
+    assert [j.name for j in with_members(spec, "outer")] == ["refusal", "refusal_trained", "inner", "mine", "outer"]
+    assert [j.name for j in with_members(spec, "harm")] == ["harm"]
 
 
 def test_a_guard_reads_the_probability_of_its_tokens(home: Path, stored: str, tmp_path: Path) -> None:

@@ -2,19 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import click
 
-from flows.choices import configuration, newest_run_of, run_id_of
+from flows.choices import configuration, newest_run_of, run_id_of, with_members
 from flows.commands.calibrate import calibrate
 from flows.commands.options import config_option, home_option, json_option, settings
 from flows.output import print_table, report
 from flows.settings import Settings
-from schemas.config import BenchmarkSpec, JudgeSpec
+from schemas.config import BenchmarkSpec, Target
 from schemas.errors import ConfigError
-
-Target = Literal["label", "unsafe", "categories"]
 
 
 @click.group()
@@ -71,12 +69,8 @@ def attack(settings: Settings, name: str, config: Path | None, as_json: bool) ->
       midwatch judge attack --judge refusal
     """
     spec = configuration(config)
-    known = {j.name: j for j in spec.judges}
-    found = known.get(name, JudgeSpec(name=name))
-    judges = (*(known[m] for m in found.members), found)
-    spec = spec.model_copy(
-        update={"benchmarks": (BenchmarkSpec(id="judge_attack"),), "judges": judges, "name": f"attack-{name}"}
-    )
+    attacked = {"name": f"attack-{name}", "benchmarks": (BenchmarkSpec(id="judge_attack"),)}
+    spec = spec.model_copy(update=attacked | {"judges": tuple(with_members(spec, name))})
     settings.prepare()
     from flows.evaluate import evaluate
 

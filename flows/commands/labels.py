@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from flows.choices import run_id_of
-from flows.commands.options import home_option, json_option, settings
+from flows.commands.options import about_responses, home_option, json_option, settings
 from flows.output import print_table
 from flows.settings import Settings
 
@@ -25,10 +25,7 @@ def labels() -> None:
 @click.option("--categories", metavar="COLUMN", help="Harm categories: a list, or separated by semicolons.")
 @click.option("--time", metavar="COLUMN", help="When: ISO 8601 with a time zone.")
 @click.option("--probability", metavar="COLUMN", help="The chance with which the response was drawn, above 0 to 1.")
-@click.option("--prompt", metavar="COLUMN", help="What was asked [default: prompt].")
-@click.option("--response", metavar="COLUMN", help="What was answered [default: response, else completion].")
-@click.option("--run", metavar="RUN", help="The run that holds the responses [default: the newest that does].")
-@click.option("--arm", metavar="NAME", help="The arm whose responses they are.")
+@about_responses
 @json_option
 @home_option
 @settings

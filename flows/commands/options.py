@@ -1,5 +1,6 @@
 """Options and settings that commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,15 @@ config_option = click.option(
     help="Configuration [default: ./midwatch.yaml, else the built-in one].",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def about_responses(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which stored responses the rows of a file are about."""
+    for option in (
+        click.option("--arm", metavar="NAME", help="The arm whose responses they are."),
+        click.option("--run", metavar="RUN", help="The run that holds the responses [default: the newest that does]."),
+        click.option("--response", metavar="COLUMN", help="What was answered [default: response, else completion]."),
+        click.option("--prompt", metavar="COLUMN", help="What was asked [default: prompt]."),
+    ):
+        command = option(command)
+    return command

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from flows.choices import run_id_of
-from flows.commands.options import home_option, json_option, settings
+from flows.commands.options import about_responses, home_option, json_option, settings
 from flows.output import print_table, report
 from flows.settings import Settings
 from schemas.errors import ConfigError
@@ -23,10 +23,7 @@ group by all order by verdicts desc, reason limit 10
 @click.option("--judge", required=True, metavar="NAME", help="A name for what judged.")
 @click.option("--label", required=True, metavar="COLUMN", help="What it said: a refusal label, safe or unsafe.")
 @click.option("--score", metavar="COLUMN", help="The probability of the label, or of unsafe where there is none.")
-@click.option("--prompt", metavar="COLUMN", help="What was asked [default: prompt].")
-@click.option("--response", metavar="COLUMN", help="What was answered [default: response, else completion].")
-@click.option("--run", metavar="RUN", help="The run that holds the responses [default: the newest that does].")
-@click.option("--arm", metavar="NAME", help="The arm whose responses they are.")
+@about_responses
 @json_option
 @home_option
 @settings

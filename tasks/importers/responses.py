@@ -18,6 +18,8 @@ from tasks.lake import Lake, write_atomically
 from tasks.prompts import Asking
 from tasks.store import Stored, store
 
+MAX_QUARANTINED = 0.01  # share of a file's rows that may belong to nothing
+
 STRAY = "no item of the benchmark asks this"
 AMBIGUOUS = "several items of the benchmark ask this; map them by the benchmark's own columns"
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from schemas.config import Sampling
+from schemas.config import Answered, Sampling
 from schemas.ids import Message
 from schemas.rows import Label
 
@@ -67,7 +67,7 @@ class Rubric:
     parse: Callable[[str], Opinion]
     labels: bool = False
     kind: Literal["rubric", "guard"] = "rubric"
-    answered: Literal["text", "tokens", "classes", "logits"] = "text"
+    answered: Answered = "text"
     options: tuple[str, ...] = ()
     api: Literal["chat", "completions"] | None = None  # None: as the model's configuration says
     chat_template_kwargs: Mapping[str, Any] | None = None

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from scipy.sparse import csr_matrix, hstack
 
+from schemas.config import Target
 from schemas.errors import MidwatchError
 from schemas.ids import canonical
 from schemas.rows import LABELS
@@ -29,7 +30,6 @@ from tasks.judges.opinion import Opinion
 FORMAT = "midwatch-trained-1"
 NOTHING = "nothing to judge: no letter or digit outside the reasoning"
 
-Target = Literal["label", "unsafe", "categories"]
 Floats = npt.NDArray[np.floating[Any]]
 
 

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.stats import norm, t
 
-from tasks.metrics.interval import LEVEL, Floats, Interval, bootstrap, ratio, share, wilson
+from tasks.metrics.interval import Floats, Interval, bootstrap, few, ratio, share, wilson
 
 Labels = Sequence[str | bool]
 Coefficient = Callable[[Floats], tuple[Floats, Floats]]  # sums, one a row -> a coefficient, and the agreement due to chance
@@ -82,8 +81,7 @@ def beyond_chance(rows: pl.DataFrame, coefficient: Coefficient) -> Interval:
     apart = np.where(np.isfinite(without), without - value, 0) * (1 - chance)
     variance, agreed = (k - 1) / k * float(apart @ apart), min(1.0, max(0.0, chance + value * (1 - chance)))
     effective = min(n, agreed * (1 - agreed) / variance) if variance > 0 and 0 < agreed < 1 else k
-    few = float(norm.ppf((1 + LEVEL) / 2) / t.ppf((1 + LEVEL) / 2, k - 1)) ** 2 if k < n else 1.0
-    low, high = ((end - chance) / (1 - chance) for end in wilson(agreed, effective * few))
+    low, high = ((end - chance) / (1 - chance) for end in wilson(agreed, effective * few(k) if k < n else effective))
     return Interval(n, value, max(-1.0, min(low, value)), max(high, value), "wilson, jackknife")
 
 
@@ -164,19 +162,12 @@ def self_preference(rows: pl.DataFrame) -> Interval:
     scored = rows.drop_nulls(["human", "judge", "own"])
     wrong = scored.select("cluster", "own", hit=pl.col("human") != pl.col("judge"))
     own, others = (share(wrong.filter(pl.col("own") == is_own).drop("own")) for is_own in (True, False))
-    if (
-        own.value is None
-        or own.low is None
-        or own.high is None
-        or others.value is None
-        or others.low is None
-        or others.high is None
-    ):
+    ends = [end for side in (own, others) for end in (side.value, side.low, side.high) if end is not None]
+    if len(ends) < 6:
         return Interval(0, None, None, None, "newcombe")
-    difference = own.value - others.value
-    low = difference - float(np.hypot(own.value - own.low, others.high - others.value))
-    high = difference + float(np.hypot(own.high - own.value, others.value - others.low))
-    return Interval(scored.height, difference, low, high, "newcombe")
+    p, p_low, p_high, q, q_low, q_high = ends
+    low, high = np.hypot(p - p_low, q_high - q), np.hypot(p_high - p, q - q_low)
+    return Interval(scored.height, p - q, p - q - float(low), p - q + float(high), "newcombe")
 
 
 def _cells(scored: pl.DataFrame, labels: Labels) -> pl.DataFrame:

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from scipy.stats import hypergeom, norm, t
+from scipy.stats import hypergeom
 
-from tasks.metrics.interval import LEVEL, Floats, Interval, share, wilson
+from tasks.metrics.interval import Floats, Interval, few, share, wilson
 from tasks.metrics.mixture import ODD, Counts, discerns, ppi, rogan_gladen
 
 LEAST = 20  # clusters with a label, and responses without one
@@ -155,5 +155,4 @@ def _design(influence: Floats, cluster: Floats, weight: Floats) -> float:
     sums = np.bincount(cluster.astype(np.int64), influence)
     alone = float(influence @ influence)
     ratio = float(sums @ sums) / alone if alone > 0 else n / k
-    few = k / (k - 1) * (float(t.ppf((1 + LEVEL) / 2, k - 1)) / float(norm.ppf((1 + LEVEL) / 2))) ** 2 if k < n else 1.0
-    return max(1.0, ratio * few)
+    return max(1.0, ratio * k / (k - 1) / few(k) if k < n else ratio)

@@ -49,8 +49,12 @@ def share_of_pairs(rows: pl.DataFrame) -> Interval:
     residual = clusters["hits"] - clusters["size"] * p
     variance = k / (k - 1) * float((residual**2).sum()) / n**2 if k > 1 else 0.0
     effective = min(n, p * (1 - p) / variance) if variance > 0 else k
-    quantiles = float(norm.ppf((1 + LEVEL) / 2) / t.ppf((1 + LEVEL) / 2, k - 1)) if k > 1 else 1.0
-    return Interval(n, p, *wilson(p, effective * quantiles**2), "wilson, clustered")
+    return Interval(n, p, *wilson(p, effective * few(k) if k > 1 else effective), "wilson, clustered")
+
+
+def few(clusters: int) -> float:
+    """By how much the t quantile of so many clusters, at least two, reduces an effective number; towards 1 for many."""
+    return float(norm.ppf((1 + LEVEL) / 2) / t.ppf((1 + LEVEL) / 2, clusters - 1)) ** 2
 
 
 def wilson(p: float, n: float) -> tuple[float, float]:
