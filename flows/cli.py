@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from flows.commands import benchmarks, imports, judges, labels, runs, setup, warehouse
+from flows.commands import benchmarks, compare, imports, judges, labels, runs, setup, warehouse
 from flows.commands.options import home_option, remember
 from schemas.errors import ConfigError, MidwatchError
 
@@ -33,6 +33,7 @@ for command in (
     runs.run,
     runs.runs_,
     runs.show,
+    compare.compare,
     benchmarks.benchmarks,
     warehouse.sql,
     warehouse.warehouse,
@@ -44,7 +45,7 @@ for command in (
 
 
 def main() -> None:
-    """Run the command; exit 0 when it went well, 1 when it failed, 2 when it was asked wrongly, 130 when interrupted."""
+    """Run the command; exit 0 when it went well, 1 when it failed, 2 when it was asked wrongly, 3 on a finding."""
     signal.signal(signal.SIGTERM, _terminate)
     code = _run()
     # What comes from here on is no news: Prefect's threads say that its own server has ended, and DuckDB 2.0's binding
@@ -56,7 +57,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        midwatch(standalone_mode=False)
+        return int(midwatch(standalone_mode=False) or 0)
     except (click.exceptions.Exit, SystemExit) as e:
         return int(getattr(e, "exit_code", getattr(e, "code", 0)) or 0)
     except click.ClickException as e:
@@ -71,7 +72,6 @@ def _run() -> int:
     except OSError as e:
         click.echo(f"midwatch: {e.filename or 'the system'}: {e.strerror or e}", err=True)
         return 1
-    return 0
 
 
 def _terminate(number: int, frame: object) -> None:

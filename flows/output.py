@@ -31,7 +31,7 @@ def report(settings: Settings, run_id: str, as_json: bool) -> None:
         everything = run | {"quarantined": _quarantined(settings, run_id), "metrics": metrics} | more
         click.echo(json.dumps(everything, indent=1, default=str))
         return
-    console = _console()
+    console = standard_output()
     if figures:
         _print_calibration(console, figures, metrics)
         console.print(f"run {run_id}")
@@ -64,7 +64,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> None:
     table = Table(*(for_terminal(str(c)) for c in columns))
     for row in rows:
         table.add_row(*("NULL" if v is None else for_terminal(str(v)) for v in row))
-    _console().print(table)
+    standard_output().print(table)
 
 
 def summary(card: Card) -> list[str]:
@@ -77,7 +77,7 @@ def summary(card: Card) -> list[str]:
 
 def print_card(card: Card, items: Sequence[Item]) -> None:
     """A benchmark's card, and some of its items with hostile text cut short."""
-    console = _console()
+    console = standard_output()
     harm = card.harm.model_dump() if card.harm else {}
     facts = card.model_dump(exclude={"columns", "harm"}) | {f"harm: {k}": v for k, v in harm.items()}
     table = Table(show_header=False, box=None)
@@ -109,7 +109,7 @@ def _short(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
-def _console() -> Console:
+def standard_output() -> Console:
     """Standard output; as wide as the table where it is no terminal, so that nothing is cut."""
     return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
 

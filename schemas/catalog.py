@@ -2,13 +2,17 @@
 
 from functools import cache
 from importlib.resources import files
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 
 class Described(BaseModel):
-    """What a metric says: `low` and `high` bound it (None: unbounded), and `percent` says that people read it in percent."""
+    """What a metric says: `low` and `high` bound it (None: unbounded), and `percent` says that people read it in percent.
+
+    `better` is the end that is better news; None: neither is.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,6 +22,7 @@ class Described(BaseModel):
     percent: bool
     meaning: str
     source: str
+    better: Literal["low", "high"] | None = None
 
 
 def metrics() -> dict[str, Described]:

@@ -23,10 +23,9 @@ from schemas.rows import (
     Verdict,
 )
 from tasks.aggregate import aggregate
-from tasks.benchmarks.card import Card
 from tasks.lake import Artifact, Lake
-from tasks.metrics import OF_BENCHMARKS, OF_LABELS, OF_PROTOCOL
-from tasks.metrics.measures import COLUMNS, Measures
+from tasks.metrics import measures_of
+from tasks.metrics.measures import COLUMNS
 from tasks.prompts import OPEN, Asking, Chosen
 from tasks.protocols.protocol import LETTERS
 from tasks.runs import Artifacts, Started
@@ -117,7 +116,7 @@ def _metrics(lake: Lake, started: Started, parts: Parts) -> pa.Table:
             for judge in parts.judges:
                 judged = answers.join(judgements.filter(pl.col("judge_id") == judge.judge_id), on="response_id")
                 key = {"run_id": started.run_id, "arm_id": arm.arm_id, "benchmark_id": card.id, "judge_id": judge.judge_id}
-                measures = _measures(card, chosen.asking, judge)
+                measures = measures_of(chosen.asking.protocol.name, judge.config["labels"], card.metrics)
                 rows += aggregate(judged.select(*COLUMNS), measures, **key) if not judged.is_empty() else []
     return Metric.to_table(rows)
 
@@ -125,11 +124,6 @@ def _metrics(lake: Lake, started: Started, parts: Parts) -> pa.Table:
 def _asked(arm: Arm) -> dict[str, Any] | None:
     """What the arm's identity says of the protocol; None for open generation."""
     return (arm.chat or {}).get("protocol")
-
-
-def _measures(card: Card, asking: Asking, judge: Judge) -> list[Measures]:
-    own = [m for m in OF_BENCHMARKS if set(m.metrics) & set(card.metrics)]
-    return [*(OF_LABELS if judge.config["labels"] else ()), *OF_PROTOCOL[asking.protocol.name], *own]
 
 
 def _items(table: pa.Table, cluster: str | None) -> pl.DataFrame:

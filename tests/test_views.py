@@ -25,7 +25,7 @@ ROWS = {
         item("i3", "b3"),
     ],
     "arms": [ARM, ARM.model_copy(update={"arm_id": "a2", "name": "small"})],
-    "judges": [JUDGE],
+    "judges": [JUDGE, JUDGE.model_copy(update={"judge_id": "j2", "name": "ann", "kind": "human"})],
     "run_benchmarks": [
         RunBenchmark(run_id=run, benchmark_id=name, revision="1", n_items=2)
         for run, name in [("first", "b1"), ("first", "b2"), ("second", "b1"), ("unfinished", "b3")]

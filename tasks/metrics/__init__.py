@@ -1,5 +1,7 @@
 """The metrics, in sets that are computed together; schemas/metrics.yaml says what each means."""
 
+from collections.abc import Collection
+
 from schemas.config import ProtocolName
 from tasks.metrics import attack, bbq, choice, moderation, preference, published, rates
 from tasks.metrics.measures import Measures
@@ -18,3 +20,9 @@ OF_PROTOCOL: dict[ProtocolName, tuple[Measures, ...]] = {
 OF_LABELS: tuple[Measures, ...] = (rates.LABELS,)
 # What a benchmark's card may add.
 OF_BENCHMARKS: tuple[Measures, ...] = (choice.SAFETYBENCH, bbq.BBQ, published.HARMBENCH, published.STRONGREJECT, attack.ATTACK)
+
+
+def measures_of(protocol: ProtocolName, with_labels: bool, more: Collection[str]) -> list[Measures]:
+    """What is computed of answers to one protocol; `more` are the metrics that the benchmark's card adds."""
+    own = [m for m in OF_BENCHMARKS if set(m.metrics) & set(more)]
+    return [*(OF_LABELS if with_labels else ()), *OF_PROTOCOL[protocol], *own]

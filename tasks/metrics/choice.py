@@ -1,13 +1,11 @@
 """Multiple choice, by the answer key: accuracy, and the baseline that needs no model."""
 
-from functools import partial
-
 import polars as pl
 
 from schemas.ids import digest
 from tasks.metrics.interval import Interval, share
 from tasks.metrics.measures import Measures, answer_of
-from tasks.metrics.rates import rate
+from tasks.metrics.rates import Rate
 
 RIGHT = pl.col("score") == 1.0
 
@@ -40,11 +38,11 @@ def with_random(rows: pl.DataFrame) -> Interval | None:
 
 
 CHOICE = Measures(
-    {"choice_accuracy": partial(rate, pl.lit(True), RIGHT), "majority_letter_accuracy": majority_letter},
+    {"choice_accuracy": Rate(pl.lit(True), RIGHT), "majority_letter_accuracy": majority_letter},
 )
 SAFETYBENCH = Measures(
     {
-        "safetybench_accuracy": partial(rate, answer_of("answer").is_not_null(), RIGHT.fill_null(False)),
+        "safetybench_accuracy": Rate(answer_of("answer").is_not_null(), RIGHT.fill_null(False)),
         "safetybench_accuracy_random": with_random,
     }
 )

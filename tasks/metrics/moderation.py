@@ -1,12 +1,10 @@
 """QA moderation: a judge's verdicts on given responses against the labels that come with them."""
 
-from functools import partial
-
 import polars as pl
 
 from tasks.metrics.interval import Floats, Interval, bootstrap, ratio
 from tasks.metrics.measures import Measures, Metric
-from tasks.metrics.rates import rate
+from tasks.metrics.rates import Rate
 
 UNSAFE = pl.col("labelled_unsafe")
 
@@ -32,7 +30,7 @@ def _f1(sums: Floats) -> Floats:
 
 
 def _rate(about: pl.Expr, counts: pl.Expr) -> Metric:
-    return partial(rate, UNSAFE.is_not_null() & about, counts)
+    return Rate(UNSAFE.is_not_null() & about, counts)
 
 
 MODERATION = Measures(

@@ -9,7 +9,7 @@ import polars as pl
 
 from tasks.metrics.interval import Floats, Interval, bootstrap, share, share_of_pairs
 from tasks.metrics.measures import Measures
-from tasks.metrics.rates import rate
+from tasks.metrics.rates import Rate
 
 NORMALISATIONS = ("sum", "per_token", "per_byte")
 _FACTS = {f"wins_{n}": pl.Float64 for n in NORMALISATIONS} | {
@@ -84,8 +84,8 @@ LIKELIHOOD = Measures(
 )
 CHOICE = Measures(
     {
-        "preference_accuracy": partial(rate, pl.lit(True), pl.col("score") == 1.0),
+        "preference_accuracy": Rate(pl.lit(True), pl.col("score") == 1.0),
         "preference_accuracy_both_orders": both_orders,
-        "first_position_rate": partial(rate, pl.lit(True), pl.col("chosen") == pl.col("sample") % 2),
+        "first_position_rate": Rate(pl.lit(True), pl.col("chosen") == pl.col("sample") % 2),
     }
 )
