@@ -25,7 +25,7 @@ load_task = task(name="load")(load_run)
 def publish(context: Context, home: Path, parts: Parts) -> str:
     """Finish the run and load it; its run_id."""
     files, quarantined = assemble_task(context.lake, context.started, parts, context.max_quarantined)
-    finish(context.lake, context.started, files, environment() | {"quarantined": quarantined})
+    finish(context.lake, context.started, files, environment() | {"quarantined": quarantined, **parts.facts})
     for manifest in unloaded(context.lake):
         _load(context.lake, home, manifest, is_ours=manifest["run_id"] == context.started.run_id)
     _announce(home, context.started.run_id)

@@ -7,8 +7,6 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -19,20 +17,14 @@ from pydantic import (
 )
 
 from schemas.errors import ConfigError
+from schemas.monitors import AlertSpec, MonitorSpec, ReferenceSpec
+from schemas.strict import Config, Name, Share
 
 TEMPLATE = Path(__file__).with_name("midwatch.yaml")  # the commented configuration that `midwatch init` writes
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
 Answered = Literal["text", "tokens", "classes", "logits"]  # how a judge's model answers
 Target = Literal["label", "unsafe", "categories"]  # what a trained judge tells
 ProtocolName = Literal["generation", "letter", "logprobs", "option", "likelihood", "choice", "moderation"]
-
-
-class Config(BaseModel):
-    """A frozen part of the configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _is_none(value: object) -> bool:
@@ -196,6 +188,8 @@ class RunSpec(Config):
     judges: Annotated[tuple[JudgeSpec, ...], Field(min_length=1)] = (JudgeSpec(name="refusal"),)
     shard_size: Annotated[int, Field(ge=1, le=10_000)] = Field(256, description="items asked and stored together")
     max_quarantined: Share = Field(0.01, description="the run stops when a larger share of rows is bad")
+    monitors: tuple[MonitorSpec, ...] = Field((), description="what is watched; changes no run", exclude=True)
+    alerts: AlertSpec = Field(AlertSpec(), description="who is told; changes no run", exclude=True)
 
     @model_validator(mode="after")
     def _names_are_known_and_unique(self) -> Self:
@@ -203,6 +197,7 @@ class RunSpec(Config):
             "arm": [a.name for a in self.arms],
             "benchmark": [b.id for b in self.benchmarks],
             "judge": [j.name for j in self.judges],
+            "monitor": [m.name for m in self.monitors],
         }.items():
             if twice := {n for n in names if names.count(n) > 1}:
                 raise ValueError(f"{kind} {sorted(twice)[0]!r} is listed twice")
@@ -241,6 +236,8 @@ _KEYS: dict[str, tuple[type[Config], ...]] = {
     "arms": (ArmSpec, Sampling),
     "benchmarks": (BenchmarkSpec, Columns),
     "judges": (JudgeSpec,),
+    "monitors": (MonitorSpec, ReferenceSpec),
+    "alerts": (AlertSpec,),
 }
 
 

@@ -59,6 +59,12 @@ def read(path: Path) -> Crosswalk:
 
 
 @cache
+def names() -> tuple[str, ...]:
+    """The crosswalks that there are."""
+    return tuple(sorted(p.stem for p in _FOLDER.glob("*.yaml") if p.stem != "harm_categories"))
+
+
+@cache
 def load(name: str) -> dict[str, str | None]:
     """The harm category (None: none fits) of each native category in schemas/taxonomies/<name>.yaml."""
     return {native: mapping.harm_category for native, mapping in read(_FOLDER / f"{name}.yaml").categories.items()}

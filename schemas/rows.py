@@ -6,6 +6,7 @@ nullable exactly where its annotation allows None, and None means unknown or not
 
 import json
 from collections.abc import Iterable
+from datetime import date
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin
@@ -17,10 +18,15 @@ from schemas.ids import Message, canonical
 
 Label = Literal["full_compliance", "partial_refusal", "full_refusal"]
 Expected = Literal["comply", "refuse", "choose", "prefer"]
-RunKind = Literal["evaluate", "import", "judge", "label", "calibrate"]
+RunKind = Literal["evaluate", "import", "judge", "label", "calibrate", "observe", "monitor"]
 JudgeKind = Literal["rule", "rubric", "guard", "trained", "ensemble", "key", "imported", "human"]
 
+Decision = Literal["ok", "watch", "alert", "insufficient data"]
+Cause = Literal["MIX", "NEW CATEGORY", "JUDGE", "MODEL", "INSTRUMENT", "NOT ENOUGH DATA"]
+AlertEventKind = Literal["delivered", "failed", "seen again", "acknowledged", "snoozed", "resolved", "judged"]
+
 LABELS: tuple[Label, ...] = get_args(Label)
+NONE, UNKNOWN = "none", "unknown"  # beside the harm categories: an observed prompt is harmless, or nobody can tell
 
 _ARROW: dict[Any, pa.DataType] = {
     str: pa.string(),
@@ -28,6 +34,7 @@ _ARROW: dict[Any, pa.DataType] = {
     float: pa.float64(),
     bool: pa.bool_(),
     AwareDatetime: pa.timestamp("us", tz="UTC"),
+    date: pa.date32(),
     tuple: pa.list_(pa.string()),
     Literal: pa.string(),
 }
@@ -240,6 +247,86 @@ class Calibration(Row):
     ci_low: float | None
     ci_high: float | None
     method: str
+
+
+class ObservedPrompt(Row):
+    """A prompt that somebody sent, once for each time it was sent, and the category that one classifier gives it.
+
+    `harm_category` is one of the fourteen, `none` (harmless) or `unknown`, with `score` as its probability; `category` is the
+    name that the file itself has for it. `weight` is how many prompts it stands for. `text` is None where texts are not kept,
+    and in the rows of a later classifier: the first one's row has it.
+    """
+
+    prompt_id: str
+    run_id: str
+    source: str
+    observed_at: AwareDatetime
+    text: str | None
+    category: str | None
+    harm_category: str
+    score: float | None
+    classifier_id: str
+    weight: float
+
+
+class ObservedDay(Row):
+    """What a run adds to a day (UTC) of a source: how many prompts of a category, and their weights together."""
+
+    run_id: str
+    source: str
+    day: date
+    classifier_id: str
+    harm_category: str
+    n: int
+    weight: float
+
+
+class DriftTest(Row):
+    """What a monitor decided one night, and why; `statistic` and `threshold` are natural logs of evidence."""
+
+    test_id: str
+    run_id: str
+    monitor: str
+    kind: str
+    checked_at: AwareDatetime
+    night: date | None
+    reference: dict[str, Any] | None
+    current: dict[str, Any] | None
+    statistic: float | None
+    threshold: float | None
+    effect: float | None
+    decision: Decision
+    reason: str
+    details: dict[str, Any] | None
+
+
+class Alert(Row):
+    """An alert as it was raised; what became of it is in its events. `since` None: it is not known when it began."""
+
+    alert_id: str
+    run_id: str
+    monitor: str
+    cause: Cause
+    severity: str
+    raised_at: AwareDatetime
+    since: date | None
+    title: str
+    body: str
+    details: dict[str, Any] | None
+
+
+class AlertEvent(Row):
+    """Something that happened to an alert; `who` None: Midwatch itself. `is_true`: something had changed indeed."""
+
+    event_id: str
+    alert_id: str
+    run_id: str
+    happened_at: AwareDatetime
+    kind: AlertEventKind
+    who: str | None
+    until: AwareDatetime | None
+    is_true: bool | None
+    note: str | None
 
 
 class Metric(Row):

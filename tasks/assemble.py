@@ -1,7 +1,7 @@
 """What makes shards a run: which responses and verdicts belong to it, and the metrics that follow."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -10,8 +10,11 @@ import pyarrow as pa
 from schemas.config import Protocol as ProtocolSpec
 from schemas.errors import MidwatchError
 from schemas.rows import (
+    Alert,
+    AlertEvent,
     Arm,
     Calibration,
+    DriftTest,
     HumanLabel,
     Judge,
     Metric,
@@ -45,12 +48,19 @@ class Parts(NamedTuple):
     labels: Sequence[Artifact] = ()
     metrics: Sequence[Metric] = ()  # beside those that follow from the verdicts
     calibrations: Sequence[Calibration] = ()
+    tests: Sequence[DriftTest] = ()
+    alerts: Sequence[Alert] = ()
+    events: Sequence[AlertEvent] = ()
+    observed: Artifacts = {}  # prompts from logs, and their counts by day
+    facts: Mapping[str, Any] = {}  # for the run's environment: what else is to be known of it
+    is_sample: bool = False  # of a run's responses, drawn by their verdicts: no rate of the run follows from it
 
 
 def assemble(lake: Lake, started: Started, parts: Parts, max_quarantined: float) -> tuple[Artifacts, dict[str, int]]:
     """The run's files by table, and how many rows were left out of them, by reason."""
     folder = f"runs/{started.run_id}"
-    metrics = store(lake, _metrics(lake, started, parts), "metrics", folder, max_quarantined)
+    measured = parts._replace(chosen=()) if parts.is_sample else parts
+    metrics = store(lake, _metrics(lake, started, measured), "metrics", folder, max_quarantined)
     files = {
         "benchmarks": [c.benchmark for c in parts.chosen],
         "benchmark_items": [f for c in parts.chosen for f in c.files],
@@ -64,8 +74,14 @@ def assemble(lake: Lake, started: Started, parts: Parts, max_quarantined: float)
         "human_labels": parts.labels,
         "metrics": [metrics],
     }
-    if parts.calibrations:
-        files["calibrations"] = [lake.write(Calibration.to_table(parts.calibrations), folder)]
+    found = {
+        "calibrations": parts.calibrations,
+        "drift_tests": parts.tests,
+        "alerts": parts.alerts,
+        "alert_events": parts.events,
+    }
+    files |= {table: [lake.write(type(rows[0]).to_table(rows), folder)] for table, rows in found.items() if rows}
+    files |= parts.observed
     return files, _quarantined([metrics, *(f for fs in files.values() for f in fs)])
 
 

@@ -23,14 +23,14 @@ import pyarrow.compute as pc
 
 from schemas.catalog import metrics
 from schemas.errors import MidwatchError
-from schemas.rows import HumanLabel, Item, Metric, Response, Row, Verdict
+from schemas.rows import HumanLabel, Item, Metric, ObservedPrompt, Response, Row, Verdict
 from tasks.lake import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.core.expectation_validation_result import ExpectationValidationResult
 
-Suite = Literal["items", "responses", "verdicts", "labels", "metrics"]
+Suite = Literal["items", "responses", "verdicts", "labels", "metrics", "observed"]
 Rule = dict[str, Any]  # an expectation as its suite has it: type, kwargs, meta
 Column = pa.Array | pa.ChunkedArray
 
@@ -40,6 +40,7 @@ ROWS: dict[Suite, type[Row]] = {
     "verdicts": Verdict,
     "labels": HumanLabel,
     "metrics": Metric,
+    "observed": ObservedPrompt,
 }
 
 _GX = threading.Lock()  # Great Expectations keeps its context in a global of the process
@@ -49,7 +50,7 @@ _INDICES = {"result_format": "COMPLETE", "exclude_unexpected_values": True, "ret
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGITS = 9  # of a float after the point that count: an interval that ends 1e-17 beside its value is arithmetic
 _MEASURED = ["metric", "value", "ci_low", "ci_high"]
-_TIMES = ("generated_at", "judged_at", "labeled_at")
+_TIMES = ("generated_at", "judged_at", "labeled_at", "observed_at")
 # canonical messages that are one of the user's: all escapes are JSON's, and no surrogate is without its other half
 _PAIR = r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}"
 _CHARACTER = rf'[ !#-\[\]-~]|\\["\\bfnrt]|\\u(?:[0-9a-ce-f][0-9a-f]|d[0-7])[0-9a-f]{{2}}|{_PAIR}'
@@ -205,7 +206,7 @@ DERIVED: dict[str, Callable[[pa.Table], Column]] = {
     "wrong_reference": lambda t: _wrong_in(t, _wrong_reference),
     # what of a metric is not a number in its range; null where nothing is
     "out_of_range": lambda t: pa.array([_out_of_range(**m) for m in t.select(_MEASURED).to_pylist()], pa.string()),
-    # the time of a response, verdict or human label, where that is more than a day ahead; else null
+    # the time of a response, verdict, human label or observed prompt, where that is more than a day ahead; else null
     "time_ahead": lambda t: _time_ahead(next(t[n] for n in _TIMES if n in t.column_names)),
 }
 

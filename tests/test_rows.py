@@ -1,6 +1,6 @@
 import io
 import typing
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from types import NoneType
 from typing import Any
 
@@ -29,6 +29,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(allow_nan=False),
     bool: st.booleans(),
     AwareDatetime: TIMES,
+    date: st.dates(),
     tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
     list[str]: st.lists(TEXT, max_size=3),
     dict[str, Any]: st.dictionaries(TEXT, JSON, max_size=2),

@@ -96,6 +96,18 @@ def good_row(suite: Suite, i: int) -> dict:
             "ci_high": 0.75 if i % 4 > 1 else None,
             "method": "wilson",
         },
+        "observed": {
+            "prompt_id": hexadecimal,
+            "run_id": "r",
+            "source": "chat",
+            "observed_at": NOW,
+            "text": HOSTILE if i % 2 else None,
+            "category": HOSTILE if i % 3 else None,
+            "harm_category": "unknown" if i % 2 else "animal_abuse",
+            "score": 0.5 if i % 2 else None,
+            "classifier_id": "given",
+            "weight": float(i),
+        },
     }
     return rows[suite]
 
@@ -250,6 +262,15 @@ CASES = [
     ("metrics", {"value": 0.8, "ci_high": 0.7, "n": 3}, "ci_high, value: 0.7, 0.8 is a pair whose first is less than"),
     ("metrics", {"value": 0.0, "ci_low": None, "ci_high": None, "n": 0}, "value: 0.0 is not null (a share of nothing"),
     ("metrics", {"value": None, "n": 1}, "value: null is missing (a share of something is known)"),
+    *[("observed", {c: None}, f"{c}: null is missing") for c in ("prompt_id", "run_id", "source", "observed_at")],
+    *[("observed", {c: None}, f"{c}: null is missing") for c in ("harm_category", "classifier_id", "weight")],
+    ("observed", {"prompt_id": "x"}, "prompt_id: 'x' is not of the form"),
+    ("observed", {"prompt_id": f"{0:032x}"}, "prompt_id: '00000000000000000000000000000000' is there in an earlier"),
+    ("observed", {"observed_at": NOW + timedelta(days=2)}, "+00:00' is not null (a time in the future"),
+    ("observed", {"harm_category": "violence"}, "harm_category: 'violence' is not one of animal_abuse"),
+    ("observed", {"score": NAN}, "score: 'nan' is not between 0 and 1"),
+    *[("observed", {"weight": w}, f"weight: {w!r} is not between 0 and 1e+300") for w in (-1.0, -0.5)],
+    *[("observed", {"weight": w}, f"weight: '{w}' is not between 0 and 1e+300") for w in (NAN, math.inf)],
 ]
 
 

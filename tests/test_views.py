@@ -3,7 +3,23 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from warehouse_rows import ARM, JUDGE, at, benchmark, calibration, finished, human_label, item, metric, response, verdict
+from warehouse_rows import (
+    ARM,
+    JUDGE,
+    alert,
+    alert_event,
+    at,
+    benchmark,
+    calibration,
+    drift_test,
+    finished,
+    human_label,
+    item,
+    metric,
+    observed_day,
+    response,
+    verdict,
+)
 
 from schemas.rows import RunBenchmark, RunResponse, RunVerdict
 from warehouse.connect import migrate
@@ -77,6 +93,27 @@ ROWS = {
         calibration("second", "unsafe_sensitivity", 0, None, arm_id="a1", slice="category=a=b"),
         calibration("second", "label_flip_share", 1, 0.25, reference="refusal", benchmark_id="b1"),
         calibration("unfinished", "label_kappa", 1, 1.0),
+    ],
+    "observed_days": [
+        observed_day("first", 3),
+        observed_day("first", 1, "animal_abuse", weight=2.5),
+        observed_day("second", 1, weight=1.5),
+        observed_day("second", 2, classifier_id="c2", weight=0.0),
+        observed_day("second", 4, "unknown", source="red-team", day=at(-1440).date()),
+        observed_day("unfinished", 9),
+    ],
+    "drift_tests": [drift_test("first"), drift_test("unfinished", decision="alert")],
+    "alerts": [alert("first", k) for k in ("open", "acked", "snoozed", "over")] + [alert("unfinished", "unseen")],
+    "alert_events": [
+        alert_event("first", "open", "failed", note="the service behind HOOK did not take the message"),
+        alert_event("first", "open", "delivered", 6, note="HOOK"),
+        alert_event("first", "open", "seen again", 9),
+        alert_event("unfinished", "open", "resolved", 10),
+        alert_event("first", "acked", "acknowledged", who="ann", note="looking"),
+        alert_event("first", "acked", "judged", 7, who="ann", is_true=False, note="a holiday"),
+        alert_event("first", "snoozed", "snoozed", who="ann", until=at(60 * 24 * 365 * 500)),
+        alert_event("first", "over", "judged", 7, who="bob", is_true=True, note="new prompt"),
+        alert_event("first", "over", "resolved", 8),
     ],
     "runs": [finished("first"), finished("second", 90, name="weekly", kind="judge", started_at=at(60))],
 }

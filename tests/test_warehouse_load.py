@@ -29,6 +29,7 @@ TYPES = {
     pa.float64(): "DOUBLE",
     pa.bool_(): "BOOLEAN",
     pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
+    pa.date32(): "DATE",
     pa.list_(pa.string()): "VARCHAR[]",
 }
 FIRST = run("first", [response("r1", "i1"), response("r2", "i2", None)], [verdict("v1", "r1")])

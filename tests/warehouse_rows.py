@@ -143,6 +143,63 @@ def calibration(run_id: str, metric: str, n: int, value: float | None, **columns
     )
 
 
+def observed_prompt(run_id: str, key: str, minute: int = 0, **columns: object) -> rows.ObservedPrompt:
+    given = {
+        "text": f"How do I {key}?",
+        "category": None,
+        "harm_category": "none",
+        "score": 0.75,
+        "classifier_id": "c1",
+        **columns,
+    }
+    return rows.ObservedPrompt(prompt_id=key, run_id=run_id, source="chat", observed_at=at(minute), weight=1.0, **given)
+
+
+def observed_day(run_id: str, n: int, harm_category: str = "none", **columns: object) -> rows.ObservedDay:
+    given = {"source": "chat", "day": NOON.date(), "classifier_id": "c1", "weight": float(n), **columns}
+    return rows.ObservedDay(run_id=run_id, harm_category=harm_category, n=n, **given)
+
+
+def drift_test(run_id: str, monitor: str = "m", decision: str = "ok") -> rows.DriftTest:
+    return rows.DriftTest(
+        test_id=f"{run_id}-{monitor}",
+        run_id=run_id,
+        monitor=monitor,
+        kind="rate",
+        checked_at=at(4),
+        night=NOON.date(),
+        reference={"nights": 28},
+        current=None,
+        statistic=1.5,
+        threshold=7.25,
+        effect=None,
+        decision=decision,
+        reason="no change is seen",
+        details=None,
+    )
+
+
+def alert(run_id: str, key: str, cause: str = "MODEL") -> rows.Alert:
+    return rows.Alert(
+        alert_id=key,
+        run_id=run_id,
+        monitor="m",
+        cause=cause,
+        severity="page",
+        raised_at=at(4),
+        since=None,
+        title=f"{cause}: m",
+        body="It moved.",
+        details={"kind": "rate"},
+    )
+
+
+def alert_event(run_id: str, alert_id: str, kind: str, minute: int = 5, **columns: object) -> rows.AlertEvent:
+    given = {"who": None, "until": None, "is_true": None, "note": None, **columns}
+    key = f"{run_id}-{alert_id}-{kind}-{minute}"
+    return rows.AlertEvent(event_id=key, alert_id=alert_id, run_id=run_id, happened_at=at(minute), kind=kind, **given)
+
+
 def finished(run_id: str, minute: int = 3, **columns: object) -> rows.Run:
     given = {"name": "nightly", "kind": "evaluate", "started_at": NOON, **columns}
     return rows.Run(
@@ -175,6 +232,11 @@ def run(run_id: str, responses: Sequence[rows.Response], verdicts: Sequence[rows
         "human_labels": [human_label(f"label of {r.response_id}", r.response_id, r.item_id) for r in responses[:1]],
         "metrics": [metric(run_id, "unsafe_rate", 2, 0.5)],
         "calibrations": [calibration(run_id, "label_kappa", 1, 0.5, arm_id="a1", benchmark_id="b1")],
+        "observed_prompts": [observed_prompt(run_id, f"{run_id}-p1"), observed_prompt(run_id, f"{run_id}-p2", 1, text=None)],
+        "observed_days": [observed_day(run_id, 2)],
+        "drift_tests": [drift_test(run_id)],
+        "alerts": [alert(run_id, f"{run_id}-a1")],
+        "alert_events": [alert_event(run_id, f"{run_id}-a1", "delivered")],
         "runs": [finished(run_id)],
     }
 

@@ -13,6 +13,10 @@ with unanswered as (
     union all
     select 'calibrations', 'run_id', run_id from incoming_calibrations where run_id <> $run_id
     union all
+    select 'observed_prompts', 'run_id', run_id from incoming_observed_prompts where run_id <> $run_id
+    union all
+    select 'observed_days', 'run_id', run_id from incoming_observed_days where run_id <> $run_id
+    union all
     select 'run_benchmarks', 'benchmark_id', benchmark_id
     from incoming_run_benchmarks anti join incoming_benchmarks using (benchmark_id, revision)
     union all

@@ -2,22 +2,30 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from schemas.rows import (
+    Alert,
+    AlertEvent,
     Arm,
     Benchmark,
     Calibration,
+    DriftTest,
     HumanLabel,
     Item,
     Judge,
     Metric,
+    ObservedDay,
+    ObservedPrompt,
     Response,
     Row,
     Run,
@@ -41,11 +49,21 @@ TABLES: dict[str, type[Row]] = {
     "human_labels": HumanLabel,
     "metrics": Metric,
     "calibrations": Calibration,
+    "observed_prompts": ObservedPrompt,
+    "observed_days": ObservedDay,
+    "drift_tests": DriftTest,
+    "alerts": Alert,
+    "alert_events": AlertEvent,
     "runs": Run,
 }
+STREAMED = {"observed_prompts"}  # read while they are inserted, since there may be millions
+KEPT_IN_LAKE = ("observed_hashes",)  # named by manifests, but not loaded
 
 _CHECK = Path(__file__).parent / "check.sql"
 _LOAD = Path(__file__).parent / "load.sql"
+
+Rows = pa.Table | ds.Dataset
+T = TypeVar("T")
 
 
 class _File(NamedTuple):
@@ -87,15 +105,15 @@ def rebuild(warehouse: Path, lake_root: Path, manifests: Iterable[Mapping[str, A
         publish(warehouse)
 
 
-def read_run(lake_root: Path, manifest: Mapping[str, Any]) -> dict[str, pa.Table]:
-    """The rows of every table, from the very bytes that were verified; LoadError names a file that is not intact."""
+def read_run(lake_root: Path, manifest: Mapping[str, Any]) -> dict[str, Rows]:
+    """The rows of every table, all but the streamed ones from the very bytes that were verified.
+
+    LoadError names a file that is not intact.
+    """
     run_id, files = _files(manifest)
-    tables = {
-        name: pa.concat_tables([row.arrow_schema().empty_table(), *(_read(lake_root, f, row) for f in files[name])])
-        for name, row in TABLES.items()
-    }
-    if tables["runs"].num_rows != 1:
-        raise LoadError(f"run {run_id}: {tables['runs'].num_rows} rows for the table runs where one belongs")
+    tables = {name: (_streamed if name in STREAMED else _whole)(lake_root, files[name], row) for name, row in TABLES.items()}
+    if (n := sum(file.rows for file in files["runs"])) != 1:
+        raise LoadError(f"run {run_id}: {n} rows for the table runs where one belongs")
     return tables
 
 
@@ -103,7 +121,7 @@ def _files(manifest: Mapping[str, Any]) -> tuple[str, dict[str, list[_File]]]:
     """The run_id and the files of every table, none for those that the manifest leaves out."""
     try:
         run_id, artifacts = str(manifest["run_id"]), dict(manifest["artifacts"])
-        files = {name: [_File(**a) for a in artifacts.pop(name, ())] for name in TABLES}
+        files = {name: [_File(**a) for a in artifacts.pop(name, ())] for name in (*TABLES, *KEPT_IN_LAKE)}
     except (KeyError, TypeError, ValueError) as e:
         raise LoadError(f"not the manifest of a run ({e}): expected run_id, and path, sha256, rows by table") from e
     if artifacts:
@@ -111,23 +129,64 @@ def _files(manifest: Mapping[str, Any]) -> tuple[str, dict[str, list[_File]]]:
     return run_id, files
 
 
+def _whole(lake_root: Path, files: Sequence[_File], row: type[Row]) -> pa.Table:
+    return pa.concat_tables([row.arrow_schema().empty_table(), *(_read(lake_root, f, row) for f in files)])
+
+
 def _read(lake_root: Path, file: _File, row: type[Row]) -> pa.Table:
-    try:
-        path = (lake_root / file.path).resolve()
-        if not path.is_relative_to(lake_root.resolve()):
-            raise LoadError(f"{file.path}: not below the lake {lake_root}")
-        data = path.read_bytes()
-    except (OSError, ValueError) as e:
-        raise LoadError(f"{file.path}: cannot be read from the lake {lake_root}: {e}") from e
+    with _opened(lake_root, file) as source:
+        data = source.read()
     if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise LoadError(f"{file.path}: {len(data)} bytes that are not the ones written (truncated or altered)")
+        raise _altered(file, len(data))
     try:
         table = _fitted(pq.read_table(pa.BufferReader(data)), row)
     except (pa.ArrowException, ValueError) as e:
         raise LoadError(f"{file.path}: no rows of {row.__name__}: {e}") from e
-    if table.num_rows != file.rows:
-        raise LoadError(f"{file.path}: {table.num_rows} rows where the manifest has {file.rows}")
-    return table
+    return _counted(file, table.num_rows, table)
+
+
+def _streamed(lake_root: Path, files: Sequence[_File], row: type[Row]) -> Rows:
+    """The rows of `files`, none of them read yet but to verify the bytes."""
+    if not files:
+        return row.arrow_schema().empty_table()
+    paths = [_verified(lake_root, file, row) for file in files]
+    return ds.dataset(paths, schema=row.arrow_schema(), format="parquet")
+
+
+def _verified(lake_root: Path, file: _File, row: type[Row]) -> str:
+    """The path of a file whose bytes are those written, and which has the row class's columns."""
+    with _opened(lake_root, file) as source:
+        sha256, size = hashlib.file_digest(source, "sha256").hexdigest(), source.tell()
+    if sha256 != file.sha256:
+        raise _altered(file, size)
+    try:
+        metadata = pq.read_metadata(lake_root / file.path)
+        _fitted(metadata.schema.to_arrow_schema().empty_table(), row)
+    except (pa.ArrowException, ValueError) as e:
+        raise LoadError(f"{file.path}: no rows of {row.__name__}: {e}") from e
+    return _counted(file, metadata.num_rows, str(lake_root / file.path))
+
+
+@contextmanager
+def _opened(lake_root: Path, file: _File) -> Iterator[BufferedReader]:
+    try:
+        path = (lake_root / file.path).resolve()
+        if not path.is_relative_to(lake_root.resolve()):
+            raise LoadError(f"{file.path}: not below the lake {lake_root}")
+        with path.open("rb") as source:
+            yield source
+    except (OSError, ValueError) as e:
+        raise LoadError(f"{file.path}: cannot be read from the lake {lake_root}: {e}") from e
+
+
+def _altered(file: _File, size: int) -> LoadError:
+    return LoadError(f"{file.path}: {size} bytes that are not the ones written (truncated or altered)")
+
+
+def _counted(file: _File, n_rows: int, found: T) -> T:
+    if n_rows != file.rows:
+        raise LoadError(f"{file.path}: {n_rows} rows where the manifest has {file.rows}")
+    return found
 
 
 def _fitted(table: pa.Table, row: type[Row]) -> pa.Table:
@@ -140,7 +199,7 @@ def _fitted(table: pa.Table, row: type[Row]) -> pa.Table:
     return pa.table(columns, names=schema.names).cast(schema)
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, run_id: str, tables: Mapping[str, pa.Table]) -> bool:
+def _insert(connection: duckdb.DuckDBPyConnection, run_id: str, tables: Mapping[str, Rows]) -> bool:
     for name, table in tables.items():
         connection.register(f"incoming_{name}", table)
     try:

@@ -84,4 +84,15 @@ insert into metrics from incoming_metrics;
 
 insert into calibrations from incoming_calibrations;
 
+-- An import adds what its source did not have, so that a prompt comes in one run alone.
+insert into observed_prompts from incoming_observed_prompts;
+
+insert into observed_days from incoming_observed_days;
+
+insert into drift_tests from incoming_drift_tests;
+
+insert into alerts from incoming_alerts;
+
+insert into alert_events from incoming_alert_events;
+
 insert into runs from incoming_runs;

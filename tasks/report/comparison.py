@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from schemas import catalog
-from tasks.compare import UNSCORED, Change, Comparison, Line
+from tasks.compare import UNSCORED, Comparison, Line
+from tasks.drift.paired import Change
 from tasks.report.rates import RateTable, markdown
 from tasks.report.text import for_markdown
 
