@@ -35,12 +35,19 @@ def benchmarks_of(chosen: tuple[str, ...], limit: int | None) -> tuple[Benchmark
 
 
 def run_id_of(settings: Settings, wanted: str) -> str:
-    """The id of the run that `wanted` means; ConfigError where it means none or several."""
-    rows = settings.query("select run_id, name from latest_runs order by recency")
+    """The id of the run that `wanted` means: the start or end of an id, a name (its newest run), latest, or previous.
+
+    `latest` is the newest run with results of its own, `previous` the newest before it of the same name and kind. ConfigError
+    where it means none or several.
+    """
+    rows = settings.query("select run_id, name, kind from latest_runs order by recency")
     if not rows:
         raise MidwatchError("there is no run yet: midwatch run")
-    if wanted == "latest":
-        return str(rows[0]["run_id"])
+    own = [r for r in rows if r["kind"] not in ("monitor", "observe")]
+    alike = [r for r in own if (r["name"], r["kind"]) == (own[0]["name"], own[0]["kind"])]
+    for word, place in {"latest": 0, "previous": 1}.items():
+        if wanted == word and len(alike) > place:
+            return str(alike[place]["run_id"])
     matches = [r["run_id"] for r in rows if r["run_id"].startswith(wanted) or r["run_id"].endswith(wanted)]
     named = [r["run_id"] for r in rows if r["name"] == wanted]
     if not matches and named:

@@ -6,7 +6,20 @@ import sys
 
 import click
 
-from flows.commands import benchmarks, compare, imports, judges, labels, runs, setup, warehouse
+from flows.commands import (
+    benchmarks,
+    compare,
+    drift,
+    explain,
+    imports,
+    judges,
+    labels,
+    monitor,
+    observe,
+    runs,
+    setup,
+    warehouse,
+)
 from flows.commands.options import home_option, remember
 from schemas.errors import ConfigError, MidwatchError
 
@@ -34,12 +47,18 @@ for command in (
     runs.runs_,
     runs.show,
     compare.compare,
+    explain.explain,
+    explain.rejudge,
+    drift.drift,
+    monitor.monitor,
+    monitor.alerts,
     benchmarks.benchmarks,
     warehouse.sql,
     warehouse.warehouse,
     imports.import_,
     judges.judge,
     labels.labels,
+    observe.observe,
 ):
     midwatch.add_command(command)
 

@@ -115,6 +115,19 @@ def loaded(lake: Lake, kind: RunKind, name: str, config: dict[str, Any]) -> str 
     return next((m["run_id"] for m in done if _mark(lake.root / "runs" / m["run_id"] / "manifest.json").exists()), None)
 
 
+def abandoned(lake: Lake, since: datetime, until: datetime) -> list[Started]:
+    """The runs begun between the two times that no process works on, that did not finish, and that none took up again."""
+    finished = {m["request"]: m["run_id"] for m in manifests(lake)}
+    return [
+        run
+        for run in _interrupted(lake)
+        if since <= run.started_at <= until
+        and not (_folder(lake, run) / "manifest.json").exists()
+        and finished.get(run.request, "") < run.run_id  # run_ids sort by time
+        and not _is_held(lake, run)
+    ]
+
+
 @cache
 def code_version() -> str:
     """The version of Midwatch, with the commit where it runs from a git checkout."""
@@ -154,6 +167,18 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise LakeError(f"{path}: {type(loaded).__name__}, expected an object: it was truncated or altered")
     return loaded
+
+
+def _is_held(lake: Lake, started: Started) -> bool:
+    """Whether a living process works on the run."""
+    try:
+        with (_folder(lake, started) / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _claim(lake: Lake, started: Started) -> bool:

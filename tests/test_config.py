@@ -239,3 +239,24 @@ def test_any_yaml_is_a_configuration_or_a_message(tmp_path_factory, value):
     path.write_text(yaml.safe_dump(value), encoding="utf-8")
     with pytest.raises(ConfigError):
         load(path)
+
+
+def test_monitors_say_what_they_watch_and_change_no_run(tmp_path):
+    rate = {"name": "unsafe", "watch": "rate", "arm": "target", "benchmark": "starter", "judge": "refusal"}
+    spec = load(written(tmp_path, GOOD | {"monitors": [rate], "alerts": {"budget": 0.5}}))
+    assert (spec.monitors[0].metric, spec.monitors[0].reference.nights, spec.alerts.budget) == ("unsafe_rate", 28, 0.5)
+    assert spec.model_dump() == load(written(tmp_path, GOOD)).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ({"name": "m", "watch": "rate", "arm": "a"}, "monitor 'm' watches a rate: say its benchmark, judge"),
+        ({"name": "m", "watch": "mix"}, "monitor 'm' watches a mix: say its source"),
+        ({"name": "m", "watch": "mix", "source": "s", "reference": {"run": "r", "trailing": 7}}, "either one run, or nights"),
+        ({"name": "m", "watch": "mix", "source": "s", "refernce": {}}, "did you mean 'reference'"),
+    ],
+)
+def test_a_monitor_that_makes_no_sense_is_an_error(tmp_path, monitor, message):
+    with pytest.raises(ConfigError, match=message):
+        load(written(tmp_path, GOOD | {"monitors": [monitor]}))

@@ -1,0 +1,111 @@
+"""The monitors look at their series, alerts follow, and people are told."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.events import emit_event
+
+from flows.asked import asked
+from flows.nights import nights
+from flows.publish import publish
+from flows.steps import Context
+from schemas.monitors import AlertSpec, MonitorSpec
+from schemas.rows import AlertEvent, AlertEventKind
+from tasks import runs
+from tasks.alerts import event, outcome
+from tasks.assemble import Parts
+from tasks.deliver import DeliveryError, Message, deliver, messages
+from tasks.lake import Lake
+from tasks.monitor import Finding, check, detectors, unfinished
+from tasks.self_test import self_test
+
+PATIENCE = timedelta(hours=1), timedelta(days=3)  # a run that did not finish is told of when it is between so old
+
+_UNRESOLVED = "from alert_status where state <> 'resolved' order by raised_at, alert_id"
+_WAITING = "from alert_status where state in ('open', 'acknowledged') order by raised_at, alert_id"
+
+deliver_task = task(name="deliver", retries=2, retry_delay_seconds=[2, 10])(deliver)
+
+
+@flow(name="monitor")
+def monitor(specs: Sequence[MonitorSpec], alerts: AlertSpec, sentinels: dict[str, str], home: Path, now: datetime) -> str:
+    """The run_id of what the monitors found `now`, after the alerts that followed were stored and sent.
+
+    `sentinels` has the run_id of the sentinel responses by monitor.
+    """
+    lake = Lake(root=home / "lake")
+    context = Context(lake, runs.begin(lake, "monitor", "monitor", {"at": now.isoformat()}), False, 0.0)
+    run_id, shared = context.started.run_id, detectors(specs)
+    findings = [f for s in specs for f in _findings(s, alerts, sentinels.get(s.name), shared, home, now)]
+    findings += [unfinished(r.run_id, r.name, r.kind, r.started_at) for r in _abandoned(lake, now)]
+    found = outcome(specs, findings, _alerts(home, _UNRESOLVED), {}, run_id, now)
+    publish(context, home, Parts([], [], [], [], [], tests=found.tests, alerts=found.raised, events=found.events))
+    for alert in found.raised:
+        resource = {"prefect.resource.id": f"midwatch.alert.{alert.alert_id}", "prefect.resource.name": alert.title}
+        emit_event("midwatch.alert.raised", resource=resource, payload={"cause": alert.cause, "monitor": alert.monitor})
+    send(alerts, home, now)
+    return run_id
+
+
+@flow(name="alert", flow_run_name="{kind}")
+def act(
+    alert_id: str,
+    kind: AlertEventKind,
+    home: Path,
+    now: datetime,
+    who: str,
+    until: datetime | None,
+    is_true: bool | None,
+    note: str,
+) -> str:
+    """The run_id of what somebody did about an alert."""
+    lake = Lake(root=home / "lake")
+    context = Context(lake, runs.begin(lake, "monitor", kind, {"alert": alert_id, "at": now.isoformat()}), False, 0.0)
+    happened = event(alert_id, context.started.run_id, kind, now, who, until, is_true, note or None)
+    return publish(context, home, Parts([], [], [], [], [], events=[happened]))
+
+
+def send(alerts: AlertSpec, home: Path, now: datetime) -> None:
+    """Send what was not delivered yet, and note what came of it; what failed is tried again the next time."""
+    standing = _alerts(home, _WAITING)
+    waiting = [
+        (name, message)
+        for name in alerts.notify_env
+        for message in messages([a for a in standing if name not in (a["delivered_to"] or ())])
+    ]
+    if not waiting:
+        return
+    lake = Lake(root=home / "lake")
+    context = Context(lake, runs.begin(lake, "monitor", "deliver", {"at": now.isoformat()}), False, 0.0)
+    happened = [e for name, message in waiting for e in _sent(message, name, context.started.run_id, now)]
+    publish(context, home, Parts([], [], [], [], [], events=happened))
+
+
+def _sent(message: Message, name: str, run_id: str, now: datetime) -> list[AlertEvent]:
+    try:
+        deliver_task(message, name)
+    except DeliveryError as e:
+        return [event(i, run_id, "failed", now, note=str(e)) for i in message.alert_ids]
+    return [event(i, run_id, "delivered", now, note=name) for i in message.alert_ids]
+
+
+def _findings(
+    spec: MonitorSpec, alerts: AlertSpec, sentinel: str | None, shared: int, home: Path, now: datetime
+) -> list[Finding]:
+    rows = nights(home, spec, sentinel, now)
+    found = check(spec, rows, alerts.budget, shared, alerts.quiet_nights, now)
+    return [*found, self_test(spec, rows, alerts.budget, shared, alerts.quiet_nights)]
+
+
+def _abandoned(lake: Lake, now: datetime) -> list[runs.Started]:
+    least, most = PATIENCE
+    return runs.abandoned(lake, now - most, now - least)
+
+
+def _alerts(home: Path, sql: str) -> list[dict[str, Any]]:
+    """Rows of the view alert_status, their details read."""
+    return [row | {"details": json.loads(row["details"])} for row in asked(home, sql).to_dicts()]

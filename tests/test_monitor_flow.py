@@ -1,0 +1,137 @@
+"""From a history of nights to alerts that reach people, and what people do about them."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from command import Midwatch, rows
+from history import morning, night, observed
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+from flows.monitor import act, deliver_task, monitor
+from schemas.monitors import AlertSpec, MonitorSpec, ReferenceSpec
+
+TEN = ReferenceSpec(nights=10)
+UNSAFE = MonitorSpec(name="unsafe", watch="rate", arm="tiny", benchmark="b1", judge="refusal", reference=TEN)
+MIX = MonitorSpec(name="chat-mix", watch="mix", source="chat", reference=TEN, severity="digest")
+ALERTS = AlertSpec(notify_env=("MIDWATCH_TEST_HOOK",), quiet_nights=2)
+PROMPTS = {"none": 1000, "drug_abuse": 600, "privacy_violation": 320, "animal_abuse": 80}
+
+
+class Hook:
+    """A service that takes messages, or answers with an error."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, str]] = []
+        self.status = 200
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
+    service = Hook()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if service.status == 200:
+                service.taken.append(body)
+            self.send_response(service.status)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MIDWATCH_TEST_HOOK", f"json://127.0.0.1:{server.server_port}/?rto=5")
+    yield service
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def home(tmp_path: Path, prefect_api: str) -> Iterator[Path]:
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        yield tmp_path / "home"
+
+
+def history(home: Path, start: int, stop: int, share: float = 0.05) -> None:
+    for n in range(start, stop):
+        night(home, n, round(1000 * share) + n % 3, 1000, unscored=2)
+        observed(home, n, {c: k + (7 * n) % 11 for c, k in PROMPTS.items()})
+
+
+def states(home: Path) -> list[tuple[str, str, str]]:
+    return [(r["monitor"], r["cause"], r["state"]) for r in rows(home, "from alert_status order by monitor, raised_at, cause")]
+
+
+def test_an_alert_is_sent_again_until_it_arrives_and_ends_by_itself(home: Path, hook: Hook) -> None:
+    history(home, 0, 12)
+    monitor([UNSAFE, MIX], ALERTS, {}, home, morning(11))
+    assert states(home) == []
+    assert {r["decision"] for r in rows(home, "from drift_tests")} == {"ok"}
+
+    history(home, 12, 14, 0.12)
+    hook.status = 500
+    quick = deliver_task.with_options(retries=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.monitor.deliver_task", quick)
+        monitor([UNSAFE, MIX], ALERTS, {}, home, morning(13))
+    assert states(home) == [("unsafe", "MODEL", "open")]
+    (failed,) = rows(home, "from alert_events")
+    assert (failed["kind"], failed["note"]) == ("failed", "the service behind MIDWATCH_TEST_HOOK did not take the message")
+
+    hook.status = 200
+    monitor([UNSAFE, MIX], ALERTS, {}, home, morning(13))
+    monitor([UNSAFE, MIX], ALERTS, {}, home, morning(13))
+    (message,) = hook.taken
+    assert message["title"].startswith("MODEL: unsafe: unsafe_rate 5.1% -> ")
+    assert "night-009" in message["message"]
+    assert "night-013" in message["message"]
+
+    history(home, 14, 17)
+    monitor([UNSAFE, MIX], ALERTS, {}, home, morning(16))
+    assert states(home) == [("unsafe", "MODEL", "resolved")]
+    assert len(hook.taken) == 1
+
+
+def test_a_source_that_stops_is_an_alert(home: Path, hook: Hook) -> None:
+    history(home, 0, 12)
+    monitor([UNSAFE, MIX], ALERTS, {}, home, morning(15))
+    assert states(home) == [("chat-mix", "INSTRUMENT", "open"), ("unsafe", "INSTRUMENT", "open")]
+    assert [m["title"].partition(":")[0] for m in hook.taken] == ["INSTRUMENT", "Midwatch"]
+
+
+def test_people_look_at_alerts_and_say_what_they_found(home: Path, tmp_path: Path, prefect_api: str) -> None:
+    history(home, 0, 12)
+    history(home, 12, 14, 0.12)
+    config = {
+        "models": {"m": {"engine": "endpoint", "model": "x", "base_urls": ["http://127.0.0.1:9/v1"]}},
+        "arms": [{"name": "tiny", "model": "m"}],
+        "benchmarks": [{"id": "starter"}],
+        "monitors": [m.model_dump(mode="json", exclude_none=True) for m in (UNSAFE, MIX)],
+    }
+    (tmp_path / "midwatch.yaml").write_text(yaml.safe_dump(config))
+    midwatch = Midwatch(home, tmp_path, prefect_api)
+    last = f"{morning(13):%Y-%m-%d}"
+    outcome = midwatch("monitor", "--as-of", last)
+    assert outcome.code == 3, outcome.err
+    assert "MODEL: unsafe: unsafe_rate" in outcome.out
+    (alert,) = json.loads(midwatch("alerts", "--json").out)
+    known = alert["alert_id"]
+    act(known, "acknowledged", home, morning(13), "ann", None, None, "looking")
+    assert midwatch("monitor", "--as-of", last).code == 0
+    closed = midwatch("alerts", "close", known[:8], "--true", "--note", "new prompt")
+    assert (closed.code, "its state is acknowledged" in closed.out) == (0, True)
+    shown = midwatch("alerts", "show", known[:6])
+    assert "looking" in shown.out
+    assert "new prompt" in shown.out
+    assert rows(home, 'select n_alerts, n_judged, "precision" as found from monitor_precision') == [
+        {"n_alerts": 1, "n_judged": 1, "found": 1.0}
+    ]
+    wrong = midwatch("alerts", "ack", "zzz")
+    assert (wrong.code, "alert 'zzz': no alerts begin so" in wrong.err) == (2, True)
