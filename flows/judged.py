@@ -1,11 +1,11 @@
 """The responses of a run with every judge's verdict on them, as comparisons read them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
 
 from flows.asked import asked
-from flows.settings import Settings
 from schemas.errors import MidwatchError
 from tasks.protocols.protocol import LETTERS
 
@@ -29,7 +29,7 @@ order by benchmark_id, item_id, sample, response_id, judge, judge_id
 """
 
 
-def judged(settings: Settings, run_id: str, benchmarks: Sequence[str] = ()) -> pl.DataFrame:
+def judged(home: Path, run_id: str, benchmarks: Sequence[str] = ()) -> pl.DataFrame:
     """One row for each response of the run, benchmark and judge, with the columns of the view judged_responses;
     without `benchmarks`, of all of them. MidwatchError where there is none.
 
@@ -37,7 +37,7 @@ def judged(settings: Settings, run_id: str, benchmarks: Sequence[str] = ()) -> p
     to a multiple choice names, by its place.
     """
     places = {letter: n for n, letter in enumerate(LETTERS)}
-    rows = asked(settings.home, _JUDGED, run=run_id, benchmarks=list(benchmarks))
+    rows = asked(home, _JUDGED, run=run_id, benchmarks=list(benchmarks))
     if rows.is_empty():
         about = f" of {', '.join(benchmarks)}" if benchmarks else ""
         raise MidwatchError(f"run {run_id}: no judge has judged its responses{about}; midwatch judge run --run {run_id} does")

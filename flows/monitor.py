@@ -4,23 +4,27 @@ import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import flow, task
 from prefect.events import emit_event
 
 from flows.asked import asked
+from flows.explained import explained
 from flows.nights import nights
 from flows.publish import publish
 from flows.steps import Context
+from schemas.errors import MidwatchError
 from schemas.monitors import AlertSpec, MonitorSpec
-from schemas.rows import AlertEvent, AlertEventKind
+from schemas.rows import AlertEvent, AlertEventKind, Cause
 from tasks import runs
 from tasks.alerts import event, outcome
 from tasks.assemble import Parts
 from tasks.deliver import DeliveryError, Message, deliver, messages
+from tasks.explain import cause_of
 from tasks.lake import Lake
 from tasks.monitor import Finding, check, detectors, unfinished
+from tasks.report.explanation import alert_lines
 from tasks.self_test import self_test
 
 PATIENCE = timedelta(hours=1), timedelta(days=3)  # a run that did not finish is told of when it is between so old
@@ -42,7 +46,10 @@ def monitor(specs: Sequence[MonitorSpec], alerts: AlertSpec, sentinels: dict[str
     run_id, shared = context.started.run_id, detectors(specs)
     findings = [f for s in specs for f in _findings(s, alerts, sentinels.get(s.name), shared, home, now)]
     findings += [unfinished(r.run_id, r.name, r.kind, r.started_at) for r in _abandoned(lake, now)]
-    found = outcome(specs, findings, _alerts(home, _UNRESOLVED), {}, run_id, now)
+    reasons = {s.name: _reason(s, f, home) for s in specs for f in findings if f.monitor == s.name and _is_explainable(f)}
+    blamed = [_blamed(f, reasons.get(f.monitor)) for f in findings]
+    told = {name: reason.text for name, reason in reasons.items()}
+    found = outcome(specs, blamed, _alerts(home, _UNRESOLVED), told, run_id, now)
     publish(context, home, Parts([], [], [], [], [], tests=found.tests, alerts=found.raised, events=found.events))
     for alert in found.raised:
         resource = {"prefect.resource.id": f"midwatch.alert.{alert.alert_id}", "prefect.resource.name": alert.title}
@@ -99,6 +106,31 @@ def _findings(
     rows = nights(home, spec, sentinel, now)
     found = check(spec, rows, alerts.budget, shared, alerts.quiet_nights, now)
     return [*found, self_test(spec, rows, alerts.budget, shared, alerts.quiet_nights)]
+
+
+class _Reason(NamedTuple):
+    """What a rate's change is made of, and the cause that this speaks for; None: it could not be told."""
+
+    text: str
+    cause: Cause | None
+
+
+def _is_explainable(found: Finding) -> bool:
+    return found.kind == "rate" and found.decision == "alert" and None not in (found.reference_run, found.last_run)
+
+
+def _blamed(found: Finding, reason: _Reason | None) -> Finding:
+    return found._replace(cause=reason.cause or found.cause) if reason is not None and _is_explainable(found) else found
+
+
+def _reason(spec: MonitorSpec, found: Finding, home: Path) -> _Reason:
+    """The change from the last reference night to the newest one, taken apart."""
+    about = (str(found.reference_run), str(found.last_run)), spec.metric, spec.judge, [str(spec.benchmark)], [str(spec.arm)]
+    try:
+        (explanation,) = explained(home, *about)
+    except MidwatchError as e:
+        return _Reason(f"What it is made of could not be told: {e}", None)
+    return _Reason(alert_lines(explanation), cause_of(explanation))
 
 
 def _abandoned(lake: Lake, now: datetime) -> list[runs.Started]:

@@ -1,10 +1,11 @@
 """A/A repeats: other runs of the same arm on the same items, whose responses are others."""
 
+from pathlib import Path
+
 import polars as pl
 
 from flows.asked import asked
 from flows.judged import judged
-from flows.settings import Settings
 from schemas.errors import ConfigError
 from tasks.explain import Side
 
@@ -34,9 +35,7 @@ order by judged desc, run_id desc
 """
 
 
-def repeat_of(
-    settings: Settings, sides: tuple[Side, Side], benchmark: str, run_id: str | None
-) -> tuple[Side, pl.DataFrame] | None:
+def repeat_of(home: Path, sides: tuple[Side, Side], benchmark: str, run_id: str | None) -> tuple[Side, pl.DataFrame] | None:
     """One of the sides with the judged responses of its repeat: in the run that was named, else in that with the most of them.
 
     None where there is none. ConfigError where the named run holds none.
@@ -44,11 +43,11 @@ def repeat_of(
     known = [s.run_id for s in sides]
     for side in sides:
         asks = {"run": side.run_id, "arm": side.arm_id, "judge": side.judge_id, "benchmark": benchmark, "known": known}
-        found = asked(settings.home, _REPEATS, **asks).filter(pl.col("judged") > 0)
+        found = asked(home, _REPEATS, **asks).filter(pl.col("judged") > 0)
         if run_id is not None:
             found = found.filter(run_id=run_id)
         if found.height:
-            rows = judged(settings, found["run_id"][0], [benchmark])
+            rows = judged(home, found["run_id"][0], [benchmark])
             return side, rows.filter(arm_id=side.arm_id, judge_id=side.judge_id)
     if run_id is not None:
         arms = " or ".join(sorted({s.arm for s in sides}))

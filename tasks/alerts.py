@@ -29,14 +29,15 @@ def outcome(
 ) -> Outcome:
     """What follows from `findings`, where the alerts `unresolved` (rows of the view alert_status) are not resolved yet.
 
-    An alert stands for one monitor, kind of finding and cause. `explained` says of a monitor what its change is made of.
+    An alert stands for one monitor, kind of finding and cause. `explained` says of a rate's monitor what its
+    change is made of.
     """
     severities = {spec.name: spec.severity for spec in specs}
     standing = {(a["monitor"], a["details"]["kind"], a["cause"]): a["alert_id"] for a in unresolved}
     alarms = {(f.monitor, f.kind, f.cause): f for f in findings if f.decision == "alert"}
     decided = {(f.monitor, f.kind) for f in findings if f.decision in ("ok", "watch", "alert")}
     raised = [
-        _alert(f, severities.get(f.monitor, "page"), explained.get(f.monitor), run_id, now)
+        _alert(f, severities.get(f.monitor, "page"), explained.get(f.monitor) if f.kind == "rate" else None, run_id, now)
         for key, f in alarms.items()
         if key not in standing
     ]

@@ -9,13 +9,20 @@ from typing import NamedTuple
 import polars as pl
 
 from schemas.errors import ConfigError
+from schemas.rows import Cause
 from tasks.anchor import CATEGORY, STRATUM
 from tasks.compare import CASE
-from tasks.drift.attribution import Attribution, attribute
+from tasks.drift.attribution import JUDGE, MODEL, REST, Attribution, attribute
 from tasks.drift.noise import Noise, noise_floor
 from tasks.metrics import measures_of
 from tasks.metrics.rates import Rate
 
+CAUSES: dict[str, Cause] = {
+    **dict.fromkeys(("mix", "new categories", "lost categories"), "MIX"),
+    **dict.fromkeys(("items added", "items removed", "unscored"), "INSTRUMENT"),
+    **dict.fromkeys((MODEL, REST), "MODEL"),
+    JUDGE: "JUDGE",
+}
 _SHOWN = ("response_id", "prompt", "response", "label", "unsafe", "error")
 
 
@@ -50,6 +57,17 @@ class Explanation(NamedTuple):
     def judges_differ(self) -> bool:
         """Whether two judges gave the verdicts."""
         return self.base.judge_id != self.candidate.judge_id
+
+
+def cause_of(e: Explanation) -> Cause | None:
+    """The cause that most of the change is put down to; None where judge and model can't be told apart, or nothing moved."""
+    sums = dict[Cause | None, float]()
+    for part in e.found.parts:
+        cause = CAUSES.get(part.name)
+        sums[cause] = sums.get(cause, 0.0) + part.whole.value
+    way = 1 if e.found.change.value >= 0 else -1
+    most = max(sums, key=lambda cause: way * sums[cause])
+    return most if way * sums[most] > 0 else None
 
 
 def judges(base: pl.DataFrame, candidate: pl.DataFrame, asked: str | None) -> tuple[str, str]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
-from warehouse_rows import ARM, JUDGE, benchmark, finished, metric, observed_day, store
+from warehouse_rows import ARM, JUDGE, benchmark, finished, item, metric, observed_day, response, store, verdict
 
 from schemas import rows
 from warehouse.load import load_run
 
+KINDS = ("drug_abuse", "privacy_violation")
 FIRST = date(2026, 1, 5)  # a Monday
 
 
@@ -22,35 +23,46 @@ def morning(n: int) -> datetime:
     return datetime.combine(day(n), time(8), UTC)
 
 
-def night(
-    home: Path,
-    n: int,
-    hits: int,
-    size: int,
-    unscored: int = 0,
-    slices: Mapping[str, tuple[int, int]] | None = None,
-    **judge: object,
-) -> str:
-    """A night's evaluation: `hits` of `size` unsafe; its run_id."""
+def night(home: Path, n: int, hits: int, size: int, unscored: int = 0, unsafe: Sequence[bool] = (), **judge: object) -> str:
+    """A night's evaluation: `hits` of `size` unsafe; its run_id. `unsafe`: with a response and a verdict for each item."""
     run_id = f"night-{n:03d}"
-    known = JUDGE.model_copy(update=judge)
-    key = {"judge_id": known.judge_id}
-    every = {"all": (hits, size), **(slices or {})}
-    measured = [metric(run_id, "unsafe_rate", s, h / s, slice=name, **key) for name, (h, s) in every.items()]
-    measured.append(metric(run_id, "unscored_rate", size + unscored, unscored / (size + unscored), **key))
+    key = {"judge_id": JUDGE.model_copy(update=judge).judge_id}
+    measured = [
+        metric(run_id, "unsafe_rate", size, hits / size, **key),
+        metric(run_id, "unscored_rate", size + unscored, unscored / (size + unscored), **key),
+    ]
     started = datetime.combine(day(n), time(2), UTC)
-    load(
-        home,
-        {
-            "benchmarks": [benchmark("b1")],
-            "arms": [ARM],
-            "judges": [known],
-            "run_benchmarks": [rows.RunBenchmark(run_id=run_id, benchmark_id="b1", revision="1", n_items=size)],
-            "metrics": measured,
-            "runs": [finished(run_id, started_at=started)],
-        },
-    )
+    cases = _cases(run_id, run_id, unsafe, **judge)
+    load(home, cases | {"metrics": measured, "runs": [finished(run_id, started_at=started)]})
     return run_id
+
+
+def rejudged(home: Path, n: int, unsafe: Sequence[bool], judge_id: str) -> None:
+    """What another judge of the same name says of a night's responses."""
+    run_id = f"night-{n:03d}-{judge_id}"
+    runs = [finished(run_id, kind="judge", started_at=morning(n))]
+    load(home, _cases(run_id, f"night-{n:03d}", unsafe, judge_id=judge_id) | {"runs": runs})
+
+
+def _cases(run_id: str, answered: str, unsafe: Sequence[bool], **judge: object) -> dict[str, Sequence[rows.Row]]:
+    """A run's arm, judge and items, and its verdicts on the responses of the run `answered`."""
+    known = JUDGE.model_copy(update=judge)
+    responses = [response(f"{answered}-r{k}", f"i{k}", f"Answer {k}") for k in range(len(unsafe))]
+    verdicts = [
+        verdict(f"{run_id}-v{k}", f"{answered}-r{k}", None, unsafe=said, error=None, judge_id=known.judge_id)
+        for k, said in enumerate(unsafe)
+    ]
+    return {
+        "benchmarks": [benchmark("b1")],
+        "benchmark_items": [item(f"i{k}", "b1", harm_category=KINDS[k % 2], expected="refuse") for k in range(len(unsafe))],
+        "arms": [ARM],
+        "judges": [known],
+        "run_benchmarks": [rows.RunBenchmark(run_id=run_id, benchmark_id="b1", revision="1", n_items=max(1, len(unsafe)))],
+        "responses": responses,
+        "run_responses": [rows.RunResponse(run_id=run_id, response_id=r.response_id, from_cache=False) for r in responses],
+        "verdicts": verdicts,
+        "run_verdicts": [rows.RunVerdict(run_id=run_id, verdict_id=v.verdict_id, from_cache=False) for v in verdicts],
+    }
 
 
 def observed(home: Path, n: int, counts: Mapping[str, int], source: str = "chat", classifier_id: str = "c1") -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command import Midwatch, rows
-from history import morning, night, observed
+from history import morning, night, observed, rejudged
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows.monitor import act, deliver_task, monitor
@@ -97,6 +97,37 @@ def test_an_alert_is_sent_again_until_it_arrives_and_ends_by_itself(home: Path, 
     monitor([UNSAFE, MIX], ALERTS, {}, home, morning(16))
     assert states(home) == [("unsafe", "MODEL", "resolved")]
     assert len(hook.taken) == 1
+
+
+@pytest.mark.parametrize(
+    ("judge_id", "again", "cause", "told"),
+    [
+        ("j1", None, "MODEL", "+15.0 points model, +0.0 mix"),
+        ("j2", 60, "JUDGE", "+15.0 points judge, +0.0 mix"),
+        ("j2", None, "JUDGE", "judge and model"),
+    ],
+    ids=[
+        "the model changed",
+        "the judge changed, and judged the night before as well",
+        "the judge changed, and nobody knows more",
+    ],
+)
+def test_an_alert_says_what_the_change_is_made_of(home: Path, judge_id: str, again: int | None, cause: str, told: str) -> None:
+    def unsafe(n: int) -> list[bool]:
+        return [k < n for k in range(300)]
+
+    for n in range(10):
+        night(home, n, 15 + n % 2, 300, unsafe=unsafe(15) if n == 9 else ())
+    for n in (10, 11):
+        night(home, n, 60, 300, unsafe=unsafe(60) if n == 11 else (), judge_id=judge_id)
+    if again is not None:
+        rejudged(home, 9, unsafe(again), judge_id)
+        rejudged(home, 11, unsafe(15), "j1")
+    monitor([UNSAFE], AlertSpec(), {}, home, morning(11))
+    (alert,) = rows(home, "from alert_status")
+    assert alert["cause"] == cause
+    assert told in alert["body"]
+    assert "Unsafe rate 5.0% -> 20.0%" in alert["body"]
 
 
 def test_a_source_that_stops_is_an_alert(home: Path, hook: Hook) -> None:

@@ -59,7 +59,7 @@ def compare(
       midwatch compare last-week latest --judge refusal --metric over_refusal_rate --items 50
       midwatch compare base-model my-model --arm base=mine --markdown --fail-on regression
     """
-    sides = [judged(settings, run_id_of(settings, run), benchmarks) for run in (base, candidate)]
+    sides = [judged(settings.home, run_id_of(settings, run), benchmarks) for run in (base, candidate)]
     name = stage.judges(sides[0], sides[1], judge_name)
     left, right = stage.of_judge(sides[0], sides[1], name)
     least = smallest / 100

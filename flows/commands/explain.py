@@ -1,20 +1,16 @@
 """Say why a rate changed, and judge archived responses again so that it can be said."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from flows.choices import configuration, run_id_of
 from flows.commands.options import config_option, home_option, json_option, settings
-from flows.judged import judged
+from flows.explained import explained
 from flows.output import print_table, report, standard_output
-from flows.repeats import repeat_of
 from flows.settings import Settings
-from schemas.errors import ConfigError
-from tasks import explain as stage
-from tasks.compare import arms, of_arm
 from tasks.explain import Explanation
 from tasks.report import explanation as told
 from tasks.report.rates import terminal
@@ -61,7 +57,7 @@ def explain(
     """
     run_ids = [run_id_of(settings, run) for run in (base, candidate)]
     again = run_id_of(settings, repeat) if repeat else None
-    found = list(_explained(settings, run_ids, metric, judge_name, benchmarks, arms_, again))
+    found = list(explained(settings.home, run_ids, metric, judge_name, benchmarks, arms_, again))
     kinds = {row["id"]: row["kind"] for row in settings.query(_KINDS)}
     if as_json:
         click.echo(json.dumps([told.record(e, kinds) for e in found], indent=1, default=str))
@@ -112,31 +108,6 @@ select judge_id as id, kind from judges
 union all
 select arm_id as id, 'imported' as kind from arms where model is null
 """
-_SAMPLES = "select run_id, config->>'run' as run from runs where list_contains(?, run_id) and config->>'sample' is not null"
-
-
-def _explained(
-    settings: Settings,
-    run_ids: Sequence[str],
-    metric: str,
-    judge: str | None,
-    benchmarks: Sequence[str],
-    arms_: Sequence[str],
-    repeat: str | None,
-) -> Iterator[Explanation]:
-    """An explanation for each benchmark and arm of both runs."""
-    for row in settings.query(_SAMPLES, [run_ids]):
-        raise ConfigError(f"run {row['run_id']} is an anchor sample: explain run {row['run']}, which takes it into account")
-    base, candidate = (judged(settings, run_id, benchmarks) for run_id in run_ids)
-    judge_ids = stage.judges(base, candidate, judge)
-    for benchmark in stage.benchmarks(base, candidate):
-        left, right = (rows.filter(benchmark_id=benchmark) for rows in (base, candidate))
-        for before, after in arms(left, right, arms_):
-            sides = (
-                stage.side(of_arm(left, before), judge_ids[0], judge_ids[1]),
-                stage.side(of_arm(right, after), judge_ids[1], judge_ids[0]),
-            )
-            yield stage.explain(*sides, metric, repeat_of(settings, sides, benchmark, repeat))
 
 
 def _print(e: Explanation, kinds: Mapping[str, str], items: int) -> None:

@@ -112,6 +112,13 @@ def flips(e: Explanation, most: int) -> list[list[str]]:
     ]
 
 
+def alert_lines(e: Explanation) -> str:
+    """What an alert says of it: the sentence, what is beyond chance, and the items that carry it, by id."""
+    items = [f"{row['item_id'][:8]} ({row['category_after']})" for row in e.flips.head(MOST).iter_rows(named=True)]
+    cases = [f"Such as items {', '.join(items)}"] if items else []
+    return "\n".join([f"From the last night of the reference: {headline(e)}", f"Of this, {conclusion(e)}", *cases])
+
+
 def text(e: Explanation, kinds: Mapping[str, str], most: int) -> str:
     """The explanation as Markdown for a pull request; prompts and responses are cut short and escaped."""
     told = "\n".join(f"- {for_markdown(r)}" for r in (conclusion(e), *remarks(e, kinds)))
