@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.bridge import bridge
 from flows.publish import publish
 from flows.steps import Context, answer, appoint, choose, given, judge, mark, questions
 from schemas.config import RunSpec
@@ -18,7 +19,10 @@ from tasks.prompts import asking_of
 
 @flow(name="evaluate", flow_run_name="{spec.name}")
 def evaluate(spec: RunSpec, home: Path, pins: dict[str, Pin] | None = None, fresh: bool = False) -> str:
-    """Put every item to every arm, judge the answers and load the run; its run_id. `fresh`: no stored answer is used."""
+    """Put every item to every arm, judge the answers and load the run; its run_id. `fresh`: no stored answer is used.
+
+    A judge that is another version than in the run before judges a sample of that run's answers as well.
+    """
     lake = Lake(root=home / "lake")
     sources = [locate(b, (pins or {}).get(b.id)) for b in spec.benchmarks]
     models = {name: resolve(model, home / "models") for name, model in spec.models.items()}
@@ -44,4 +48,6 @@ def evaluate(spec: RunSpec, home: Path, pins: dict[str, Pin] | None = None, fres
         [shard.responses for a in answered for shard in a.shards],
         [v for _, verdicts in judged for v in verdicts],
     )
-    return publish(context, home, parts)
+    run_id = publish(context, home, parts)
+    bridge(run_id, spec, home)
+    return run_id

@@ -283,3 +283,25 @@ def test_too_many_unmatched_prompts_import_nothing(night: Night, tmp_path: Path)
     with pytest.raises(ImportRefused, match="8 of 176 rows: no item of the benchmark asks this"):
         import_responses(file, BenchmarkSpec(id="starter"), "gpt", Columns(), night.home, {})
     assert not (night.home / "warehouse.duckdb").exists()
+
+
+def test_a_changed_judge_judges_what_the_judge_before_it_judged(night: Night) -> None:
+    def judged_by(revision: str) -> dict[str, Any]:
+        endpoint = {"engine": "endpoint", "model": "m", "base_urls": [night.server.base_url], "revision": revision}
+        return {
+            "models": {"target": endpoint | {"revision": "1"}, "judge": endpoint},
+            "judges": [{"name": "harm", "model": "judge"}],
+        }
+
+    first = night(**judged_by("1"))
+    night(fresh=True, **judged_by("1"))
+    assert [r["kind"] for r in night.rows("from latest_runs order by recency")] == ["evaluate", "evaluate"]
+    last = night(fresh=True, **judged_by("2"))
+    found = night.rows("select kind, n_responses, n_verdicts from latest_runs order by recency limit 2")
+    assert found == [
+        {"kind": "judge", "n_responses": 16, "n_verdicts": 16},
+        {"kind": "evaluate", "n_responses": 16, "n_verdicts": 16},
+    ]
+    versions = night.rows("select run_id, count(distinct judge_id) as versions from judged_responses group by 1 order by 1")
+    assert [r["versions"] for r in versions if r["run_id"] in (first, last)] == [1, 1]
+    assert sorted(r["versions"] for r in versions) == [1, 1, 2, 2]  # the bridge itself, and the run that it is over
