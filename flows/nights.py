@@ -44,11 +44,11 @@ left join counted using (day, classifier_id, harm_category)
 _FLIPS = """
 with counted as (
     select
-        day, judged_at, judge_id, response_id, flipped, coalesce(harm_category, category, 'none') as series
+        day, judged_at, verdict_id, judge_id, response_id, flipped, coalesce(harm_category, category, 'none') as series
     from repeated_verdicts
     where judge = $judge and judged_at <= $now
         and (len($runs) = 0 or response_id in (select response_id from run_responses where list_contains($runs, run_id)))
-    qualify 1 = row_number() over (partition by day, response_id order by benchmark_id)
+    qualify 1 = row_number() over (partition by day, response_id order by judged_at desc, verdict_id desc, benchmark_id)
 )
 select
     day, max(judged_at) as measured_at, null::varchar as run_id, series,

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from flows.asked import asked
 from flows.judge import Anchor, judge_stored
 from schemas.config import RunSpec
@@ -32,11 +34,14 @@ def rejudge(run_id: str, name: str, spec: RunSpec, home: Path, sample: int | Non
     The sample is drawn by the verdicts of the run's own judge `against`: by default that of the same name, or the only one;
     where the run has no verdicts, by category alone. ConfigError where it is not clear which. Judged before, it is that run.
     """
-    anchor = None if sample is None else _anchor(run_id, name, home, sample, against)
+    anchor = None if sample is None else anchor_of(run_id, name, home, sample, against)
     return judge_stored(run_id, name, spec, home, anchor=anchor)
 
 
-def _anchor(run_id: str, name: str, home: Path, sample: int, against: str | None) -> Anchor:
+def anchor_of(
+    run_id: str, name: str, home: Path, sample: int, against: str | None, without: frozenset[str] = frozenset()
+) -> Anchor:
+    """The anchor sample of the run's responses, but for those of the ids `without`; see `rejudge`."""
     verdicts = asked(home, _VERDICTS, run=run_id)
     judges = verdicts["judge"].unique().sort().to_list()
     chosen = against or (name if name in judges else judges[0] if len(judges) == 1 else None)
@@ -45,8 +50,9 @@ def _anchor(run_id: str, name: str, home: Path, sample: int, against: str | None
     known = verdicts.filter(judge=chosen) if judges else asked(home, _RESPONSES, run=run_id)
     if known.is_empty():
         raise MidwatchError(f"run {run_id} holds no response with a text, so there is nothing to judge")
+    record: dict[str, Any] = {"against": known["judge_id"][0] if judges else None}
+    known = known.filter(~pl.col("response_id").is_in(list(without)))
     strata = known.unique("response_id", maintain_order=True).select("response_id", stratum=STRATUM)
     drawn = anchor_sample(strata, sample)
-    record: dict[str, Any] = {"sample": drawn.height, "of": strata.height, "strata": strata["stratum"].n_unique()}
-    record |= {"against": known["judge_id"][0] if judges else None}
+    record |= {"sample": drawn.height, "of": strata.height, "strata": strata["stratum"].n_unique()}
     return Anchor(frozenset(drawn["response_id"].to_list()), record)

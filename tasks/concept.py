@@ -56,7 +56,7 @@ def concept_shift(rows: pl.DataFrame, judge: str) -> list[Part]:
 
 def _thrice(rows: pl.DataFrame, kind: str) -> pl.DataFrame:
     """One row a response: what the judge said first, when asked again, and last; the second is NULL where it is the last."""
-    ordered = rows.unique(["response_id", "judged_at"], maintain_order=True).sort("response_id", "judged_at")
+    ordered = rows.unique(["response_id", "verdict_id"], maintain_order=True).sort("response_id", "judged_at")
     is_same = pl.col("judge_id") == pl.col("first_judge_id")
     return ordered.group_by("response_id", maintain_order=True).agg(
         pl.coalesce("harm_category", "category").first().alias("slice"),

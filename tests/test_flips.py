@@ -56,6 +56,12 @@ def test_bowker_and_stuart_maxwell_of_a_table_by_hand():
     assert found.homogeneity == pytest.approx(chi2.sf(d @ np.linalg.solve(s, d), 2))
 
 
+def test_equal_words_are_the_same_verdict_whoever_wrote_them():
+    then, repeat, now = (said(*(" ".join(["full_refusal", "x"]).split()[:1] * 9), WORDS[2]) for _ in range(3))
+    found = flips(then, repeat, now, WORDS)
+    assert (found.flipped, found.noise, found.p_excess) == (0, 0.0, 1.0)
+
+
 def test_ac1_stays_high_where_kappa_collapses():
     then, now = np.array([0] * 97 + [1, 0, 1]), np.array([0] * 97 + [0, 1, 1])
     found = agreement(then, now, 2)

@@ -16,6 +16,7 @@ from flows.choices import with_members
 from flows.imports import Columns, import_responses
 from flows.judge import judge_stored
 from flows.labels import LabelColumns, Sought, import_labels
+from flows.sentinel import sentinel
 from flows.train import Labelled, train_judge
 from schemas.config import BenchmarkSpec, RunSpec, Target
 from schemas.errors import ConfigError
@@ -278,3 +279,27 @@ def test_a_judge_is_trained_on_stored_labels_or_a_file_and_put_to_use(home: Path
     counts = "count(unsafe) as scored, count(score) as scores, any_value(kind) as kind"
     (found,) = rows(home, f"select {counts} from verdicts join judges using (judge_id)")
     assert found == {"scored": N, "scores": N, "kind": "trained"}
+
+
+def test_the_same_responses_are_judged_night_after_night_and_measured(home: Path, stored: str, tmp_path: Path) -> None:
+    labelled(tmp_path, home)
+    with Scripted(healthy) as server:
+        spec = spec_of(server)
+        judge_stored(stored, "harm", spec, home)
+        first, measured = sentinel(stored, "harm", spec, home, 20)
+        again, _ = sentinel(stored, "harm", spec, home, 20)
+        assert len(server.requests) == N + 40
+    frozen = rows(
+        home,
+        f"select run_id, list(response_id order by response_id) as ids from run_responses where run_id in ('{first}', '{again}') group by 1",
+    )
+    assert frozen[0]["ids"] == frozen[1]["ids"]
+    assert len(frozen[0]["ids"]) == 20
+    figures = rows(
+        home, f"select n from calibrations where run_id = '{measured}' and metric = 'unsafe_kappa' and slice = 'all'"
+    )
+    assert {f["n"] for f in figures} == {20}
+    repeated = rows(
+        home, "select count(*) as n, count(*) filter (flipped) as flipped from repeated_verdicts where judge = 'harm'"
+    )
+    assert repeated == [{"n": 40, "flipped": 0}]

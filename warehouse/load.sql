@@ -85,7 +85,7 @@ insert into metrics from incoming_metrics;
 insert into calibrations from incoming_calibrations;
 
 -- An import adds what its source did not have, so that a prompt comes in one run alone.
-insert into observed_prompts from incoming_observed_prompts;
+insert into observed_prompts by name from incoming_observed_prompts;
 
 insert into observed_days from incoming_observed_days;
 

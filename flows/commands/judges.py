@@ -78,6 +78,32 @@ def attack(settings: Settings, name: str, config: Path | None, as_json: bool) ->
 
 
 @judge.command()
+@click.option("--judge", "name", required=True, metavar="NAME", help="The judge.")
+@click.option("--run", required=True, metavar="RUN", help="Whose responses are frozen.")
+@click.option("--size", type=click.IntRange(min=1), default=1500, show_default=True, help="How many of them.")
+@config_option
+@json_option
+@home_option
+@settings
+def sentinel(settings: Settings, name: str, run: str, size: int, config: Path | None, as_json: bool) -> None:
+    """Judge frozen responses once more, and measure the judge against what people said of them.
+
+    They are always the same: those of RUN that people labelled, and a stratified sample of the others. Do it every night; then
+    `midwatch drift judge NAME` and a monitor of flips tell whether the judge changed, and judge_calibration has the series.
+
+    \b
+    Examples:
+      midwatch judge sentinel --judge refusal --run my-model --size 500
+    """
+    spec, run_id = configuration(config), run_id_of(settings, run)
+    settings.prepare()
+    from flows.sentinel import sentinel as judge_frozen
+
+    judged, measured = judge_frozen(run_id, name, spec, settings.home, size)
+    report(settings, measured or judged, as_json)
+
+
+@judge.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="A name for the judge.")
 @click.option("--target", type=click.Choice(get_args(Target)), required=True, help="What it shall tell.")

@@ -60,8 +60,8 @@ def flips(then: Words, repeat: Words, now: Words, words: Sequence[object]) -> Fl
     flipped = int((moved != 0).sum())
     low, high = wilson(flipped / n, n) if n else (None, None)
     thrice = both & np.array([r is not None for r in repeat], dtype=bool)
-    is_flip = np.array([n is not t for t, n in zip(then, now, strict=True)], dtype=bool)[thrice]
-    is_noise = np.array([r is not t for t, r in zip(then, repeat, strict=True)], dtype=bool)[thrice]
+    is_flip = np.array([n != t for t, n in zip(then, now, strict=True)], dtype=bool)[thrice]
+    is_noise = np.array([r != t for t, r in zip(then, repeat, strict=True)], dtype=bool)[thrice]
     return Flips(
         n,
         flipped,

@@ -1,7 +1,7 @@
 -- Every verdict of a judge on a response that a judge of the same name had judged before, beside its first verdict; also the
--- dated labels of an annotator. The content is the same, so that what differs is concept shift. flipped and to_unsafe are null where either verdict is missing. to_unsafe: from safe
--- or a refusal to unsafe or full compliance; null where it did not flip. Of several verdicts of a day the last one counts.
--- Grain: day (UTC), judge, response_id, benchmark_id (an item may stand in several benchmarks).
+-- dated labels of an annotator. The content is the same, so that what differs is concept shift. flipped is null where either
+-- verdict is missing; to_unsafe (from safe or a refusal to unsafe or full compliance) where it did not flip.
+-- Grain: judge, verdict_id, benchmark_id (an item may stand in several benchmarks); day is that of the verdict (UTC).
 create or replace view repeated_verdicts as
 with judgements as (
     select judges.name as judge, verdicts.judge_id, response_id, verdict_id, label, unsafe, judged_at
@@ -25,7 +25,6 @@ repeated as (
     select *, cast(judged_at at time zone 'UTC' as date) as day
     from said
     where verdict_id <> first_verdict_id
-    qualify 1 = row_number() over (partition by judge, response_id, day order by judged_at desc, verdict_id desc)
 ),
 firsts as (
     select
@@ -42,7 +41,7 @@ asked as (
     join benchmark_items using (benchmark_id, revision, item_id)
 )
 select
-    day, judge, response_id, benchmark_id, category, harm_category,
+    day, judge, verdict_id, response_id, benchmark_id, category, harm_category,
     judge_id, label, unsafe, judged_at,
     first_judge_id, first_label, first_unsafe, first_judged_at,
     coalesce(label <> first_label, is_bad <> first_is_bad) as flipped,
