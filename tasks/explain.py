@@ -125,15 +125,15 @@ def explain(base: Side, candidate: Side, metric: str, repeat: tuple[Side, pl.Dat
 
 def _cases(side: Side, metric: str) -> pl.DataFrame:
     """The responses that the metric is about, as tasks/drift/attribution.py takes them."""
-    own = _hits(side.rows, metric).with_columns(category=CATEGORY, stratum=STRATUM)
+    own = hits(side.rows, metric).with_columns(category=CATEGORY, stratum=STRATUM)
     if side.bridge.is_empty():
         return own.with_columns(bridge=pl.lit(None, pl.Boolean))
-    other = _hits(side.bridge, metric).select("response_id", bridge="hit")
+    other = hits(side.bridge, metric).select("response_id", bridge="hit")
     return own.join(other.unique("response_id", maintain_order=True), on="response_id", how="left")
 
 
-def _hits(rows: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """The rows that the metric is about, with `hit`, NULL where unscored."""
+def hits(rows: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """The rows of one judge that the metric is about, with `hit`, NULL where unscored; ConfigError where it is no share."""
     sets = measures_of(rows["protocol"][0], bool(rows["gives_labels"][0]), rows["more_metrics"][0])
     rates = {name: (m, rate) for m in sets for name, rate in m.metrics.items() if isinstance(rate, Rate)}
     if metric not in rates:
@@ -145,7 +145,7 @@ def _hits(rows: pl.DataFrame, metric: str) -> pl.DataFrame:
 def _noise(repeat: tuple[Side, pl.DataFrame] | None, metric: str) -> Noise | None:
     if repeat is None:
         return None
-    first, again = _hits(repeat[0].rows, metric), _hits(repeat[1], metric)
+    first, again = hits(repeat[0].rows, metric), hits(repeat[1], metric)
     known = again.join(first, on="response_id", how="anti")  # a response from the cache is no repeat
     return noise_floor(first.select("item_id", "hit"), known.select("item_id", "hit"))
 

@@ -241,6 +241,32 @@ def test_a_bad_file_is_named_and_nothing_is_loaded(warehouse, lake, damage, mess
 
 
 @pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncated, r"observed_prompts/.*parquet: 4 bytes that are not the ones written"),
+        (gone, r"observed_prompts/.*parquet: cannot be read from the lake"),
+        (miscounted, r"observed_prompts/.*parquet: 2 rows where the manifest has 3"),
+        (outside, r"\.\./stolen.parquet: not below the lake"),
+        (another_table, r"runs/.*parquet: no rows of ObservedPrompt: unknown columns"),
+        (no_parquet, r"text.parquet: no rows of ObservedPrompt"),
+    ],
+)
+def test_a_bad_file_of_a_table_that_is_streamed_is_named_too(warehouse, lake, damage, message):
+    manifest = store(lake, FIRST)
+    damage(lake, manifest["artifacts"]["observed_prompts"][0])
+    with pytest.raises(LoadError, match=message):
+        load_run(warehouse, lake, manifest)
+    assert not warehouse.exists()
+
+
+def test_what_stays_in_the_lake_is_not_loaded(warehouse, lake):
+    manifest = store(lake, FIRST)
+    manifest["artifacts"]["observed_hashes"] = manifest["artifacts"].pop("observed_prompts")
+    load_run(warehouse, lake, manifest)
+    assert contents(warehouse)["observed_prompts"] == [] and len(contents(warehouse)["observed_days"]) == 1
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"responses": FIRST["responses"][:1]}, r"1 of run_responses.response_id \(such as r2\)"),

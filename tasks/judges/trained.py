@@ -7,7 +7,6 @@ file is another judge. `tasks.train` makes the file.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +14,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 from scipy.sparse import csr_matrix, hstack
 
 from schemas.config import Target
 from schemas.errors import MidwatchError
-from schemas.ids import canonical
 from schemas.rows import LABELS
 from tasks.judges.features import BUCKETS, MEASURES, VERSION, Features, features
 from tasks.judges.opinion import Opinion
+from tasks.judges.sealed import seal, unseal
 
 FORMAT = "midwatch-trained-1"
 NOTHING = "nothing to judge: no letter or digit outside the reasoning"
@@ -122,23 +118,19 @@ def labelled(rows: Floats) -> npt.NDArray[np.intp]:
 
 def dump(card: Mapping[str, Any], weights: Floats, bias: Floats, idf: Floats) -> bytes:
     """The file of a judge: the same parts are the same bytes."""
-    arrays = {"weights": weights, "bias": bias, "idf": idf}
-    tensors = {k: np.ascontiguousarray(v, dtype=np.float32) for k, v in arrays.items()}
-    card = {**card, "format": FORMAT, "features": VERSION}
-    return save_arrays(tensors, {"card": canonical({**card, "sha256": _digest(card, tensors)})})
+    return seal({**card, "format": FORMAT, "features": VERSION}, {"weights": weights, "bias": bias, "idf": idf})
 
 
 def parse(data: bytes, where: str) -> Trained:
     """The judge in the bytes of a file; JudgeError says what is wrong with `where`."""
     try:
-        arrays = load_arrays(data)
-        card = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["card"])
-        found = card.pop("format"), card["features"], card.pop("sha256")
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as e:
+        card, arrays, is_intact = unseal(data)
+        found = card.pop("format"), card["features"]
+    except (ValueError, KeyError) as e:
         raise JudgeError(f"{where}: not a trained judge, or cut short ({e}); `midwatch judge train` makes one") from e
-    if found[:2] != (FORMAT, VERSION):
+    if found != (FORMAT, VERSION):
         raise JudgeError(f"{where}: format {found[0]}, features {found[1]}; this is {FORMAT}, {VERSION}: train it again")
-    if found[2] != _digest({**card, "format": FORMAT}, arrays):
+    if not is_intact:
         raise JudgeError(f"{where}: altered since it was written: its checksum does not match; fetch or train it again")
     version = hashlib.sha256(data).hexdigest()[:16]
     return Trained(card["name"], version, card, data, arrays["weights"], arrays["bias"], arrays["idf"])
@@ -151,8 +143,3 @@ def load(path: Path) -> Trained:
     except OSError as e:
         raise JudgeError(f"{path}: {e.strerror or e}") from e
     return parse(data, str(path))
-
-
-def _digest(card: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    content = [canonical(card).encode(), *(arrays[k].tobytes() for k in sorted(arrays))]
-    return hashlib.sha256(b"\0".join(content)).hexdigest()
