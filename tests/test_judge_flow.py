@@ -289,17 +289,11 @@ def test_the_same_responses_are_judged_night_after_night_and_measured(home: Path
         first, measured = sentinel(stored, "harm", spec, home, 20)
         again, _ = sentinel(stored, "harm", spec, home, 20)
         assert len(server.requests) == N + 40
-    frozen = rows(
-        home,
-        f"select run_id, list(response_id order by response_id) as ids from run_responses where run_id in ('{first}', '{again}') group by 1",
-    )
+    drawn = "select list(response_id order by response_id) as ids from run_responses"
+    frozen = rows(home, f"{drawn} where run_id in ('{first}', '{again}') group by run_id")
     assert frozen[0]["ids"] == frozen[1]["ids"]
     assert len(frozen[0]["ids"]) == 20
-    figures = rows(
-        home, f"select n from calibrations where run_id = '{measured}' and metric = 'unsafe_kappa' and slice = 'all'"
-    )
+    figures = rows(home, f"select n from calibrations where run_id = '{measured}' and metric = 'unsafe_kappa'")
     assert {f["n"] for f in figures} == {20}
-    repeated = rows(
-        home, "select count(*) as n, count(*) filter (flipped) as flipped from repeated_verdicts where judge = 'harm'"
-    )
-    assert repeated == [{"n": 40, "flipped": 0}]
+    counts = "select count(*) as n, count(*) filter (flipped) as flipped"
+    assert rows(home, f"{counts} from repeated_verdicts where judge = 'harm'") == [{"n": 40, "flipped": 0}]
