@@ -116,5 +116,5 @@ def _symmetry(table: npt.NDArray[np.float64]) -> float | None:
 def holm(p: Sequence[float | None]) -> list[float | None]:
     """The p-values of several tests, corrected (Holm 1979, Scandinavian Journal of Statistics 6, 65-70); None stays."""
     known = [x for x in p if x is not None]
-    found = iter(mix.holm(np.array(known)) if known else [])
+    found = iter(mix.holm(np.array(known)).tolist() if known else [])
     return [None if x is None else float(next(found)) for x in p]
