@@ -12,7 +12,8 @@ demo:
 	.venv/bin/midwatch --home $(HOME_DIR) sql "select count(*) as verdicts from verdicts"
 
 test: setup lint
-	.venv/bin/python -m pytest -n 2 --dist worksteal
+	# A worker a core: threads of their own would only wait for each other.
+	POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 
 e2e: setup engine
 	.venv/bin/python -m pytest -m e2e tests/e2e
