@@ -6,12 +6,15 @@ import re
 import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+SPEC = (ROOT / "schemas/midwatch.yaml").read_text()
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("midwatch ")]
 
 pytestmark = pytest.mark.e2e
@@ -30,6 +33,14 @@ def folder(tmp_path_factory):
         for text, label in [said[n % 2]]
     ]
     (folder / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    asked = [
+        {"time": (yesterday - timedelta(days=n % 5)).isoformat(), "text": f"{item['prompt']} ({n})", "harm": harms[n % 3]}
+        for n, item in enumerate(items * 5)
+        for harms in [("none", "privacy_violation", "animal_abuse")]
+    ]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    (folder / "nightly.yaml").write_text(re.search(r"```yaml\n(monitors:.*?)```", README, re.DOTALL)[1] + SPEC)
     return folder
 
 
@@ -44,4 +55,5 @@ def test_every_command_of_the_readme_works_as_written(folder):
     runs = subprocess.run(["midwatch", "runs", "--json"], cwd=folder, env=environment, capture_output=True, check=True).stdout
     kinds = [run["kind"] for run in json.loads(runs)]
     made = ["evaluate", "evaluate", "import", "judge", "judge", "label", "calibrate", "evaluate", "judge"]
+    made += ["judge", "observe", "monitor"]
     assert kinds == made[::-1]
