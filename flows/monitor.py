@@ -1,7 +1,7 @@
 """The monitors look at their series, alerts follow, and people are told."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,19 +43,13 @@ def monitor(specs: Sequence[MonitorSpec], alerts: AlertSpec, sentinels: dict[str
     """
     lake = Lake(root=home / "lake")
     context = Context(lake, runs.begin(lake, "monitor", "monitor", {"at": now.isoformat()}), False, 0.0)
-    run_id, shared = context.started.run_id, detectors(specs)
+    shared = detectors(specs)
     findings = [f for s in specs for f in _findings(s, alerts, sentinels.get(s.name), shared, home, now)]
     findings += [unfinished(r.run_id, r.name, r.kind, r.started_at) for r in _abandoned(lake, now)]
     reasons = {s.name: _reason(s, f, home) for s in specs for f in findings if f.monitor == s.name and _is_explainable(f)}
     blamed = [_blamed(f, reasons.get(f.monitor)) for f in findings]
     told = {name: reason.text for name, reason in reasons.items()}
-    found = outcome(specs, blamed, _alerts(home, _UNRESOLVED), told, run_id, now)
-    publish(context, home, Parts([], [], [], [], [], tests=found.tests, alerts=found.raised, events=found.events))
-    for alert in found.raised:
-        resource = {"prefect.resource.id": f"midwatch.alert.{alert.alert_id}", "prefect.resource.name": alert.title}
-        emit_event("midwatch.alert.raised", resource=resource, payload={"cause": alert.cause, "monitor": alert.monitor})
-    send(alerts, home, now)
-    return run_id
+    return conclude(context, specs, blamed, told, alerts, home, now)
 
 
 @flow(name="alert", flow_run_name="{kind}")
@@ -74,6 +68,25 @@ def act(
     context = Context(lake, runs.begin(lake, "monitor", kind, {"alert": alert_id, "at": now.isoformat()}), False, 0.0)
     happened = event(alert_id, context.started.run_id, kind, now, who, until, is_true, note or None)
     return publish(context, home, Parts([], [], [], [], [], events=[happened]))
+
+
+def conclude(
+    context: Context,
+    specs: Sequence[MonitorSpec],
+    findings: Sequence[Finding],
+    explained: Mapping[str, str],
+    alerts: AlertSpec,
+    home: Path,
+    now: datetime,
+) -> str:
+    """The run_id, after findings and the alerts that follow were stored, and people were told."""
+    found = outcome(specs, findings, _alerts(home, _UNRESOLVED), explained, context.started.run_id, now)
+    publish(context, home, Parts([], [], [], [], [], tests=found.tests, alerts=found.raised, events=found.events))
+    for alert in found.raised:
+        resource = {"prefect.resource.id": f"midwatch.alert.{alert.alert_id}", "prefect.resource.name": alert.title}
+        emit_event("midwatch.alert.raised", resource=resource, payload={"cause": alert.cause, "monitor": alert.monitor})
+    send(alerts, home, now)
+    return context.started.run_id
 
 
 def send(alerts: AlertSpec, home: Path, now: datetime) -> None:

@@ -29,15 +29,19 @@ def outcome(
 ) -> Outcome:
     """What follows from `findings`, where the alerts `unresolved` (rows of the view alert_status) are not resolved yet.
 
-    An alert stands for one monitor, kind of finding and cause. `explained` says of a rate's monitor what its
-    change is made of.
+    An alert stands for one monitor, kind of finding, cause and subject. `explained` says of a rate's monitor what its change is
+    made of, and of a subject what it is.
     """
     severities = {spec.name: spec.severity for spec in specs}
-    standing = {(a["monitor"], a["details"]["kind"], a["cause"]): a["alert_id"] for a in unresolved}
-    alarms = {(f.monitor, f.kind, f.cause): f for f in findings if f.decision == "alert"}
+    standing = {
+        (a["monitor"], a["details"]["kind"], a["cause"], a["details"].get("subject")): a["alert_id"] for a in unresolved
+    }
+    alarms = {(f.monitor, f.kind, f.cause, f.subject): f for f in findings if f.decision == "alert"}
     decided = {(f.monitor, f.kind) for f in findings if f.decision in ("ok", "watch", "alert")}
     raised = [
-        _alert(f, severities.get(f.monitor, "page"), explained.get(f.monitor) if f.kind == "rate" else None, run_id, now)
+        _alert(
+            f, severities.get(f.monitor, "page"), explained.get(f.subject or f.monitor) if _has_reason(f) else None, run_id, now
+        )
         for key, f in alarms.items()
         if key not in standing
     ]
@@ -46,8 +50,8 @@ def outcome(
     ]
     over = [
         event(i, run_id, "resolved", now)
-        for (m, kind, c), i in standing.items()
-        if (m, kind) in decided and (m, kind, c) not in alarms
+        for (m, kind, c, subject), i in standing.items()
+        if (m, kind) in decided and (m, kind, c, subject) not in alarms
     ]
     return Outcome([_test(f, run_id, now) for f in findings], raised, [*again, *over])
 
@@ -80,7 +84,7 @@ def event(
 def _alert(found: Finding, severity: str, explained: str | None, run_id: str, now: datetime) -> Alert:
     if found.cause is None:
         raise ValueError(f"{found.monitor}: an alert without a cause")
-    alert_id = digest("alert", found.monitor, found.kind, found.cause, run_id)
+    alert_id = digest("alert", found.monitor, found.kind, found.cause, run_id, *_subject(found))
     return Alert(
         alert_id=alert_id,
         run_id=run_id,
@@ -91,7 +95,7 @@ def _alert(found: Finding, severity: str, explained: str | None, run_id: str, no
         since=min((m.since for m in found.moved), default=found.night),
         title=title(found),
         body=body(found, explained, alert_id),
-        details={"kind": found.kind, "explained": explained, **_numbers(found)},
+        details={"kind": found.kind, "explained": explained, **_numbers(found), **_more(found)},
     )
 
 
@@ -99,7 +103,7 @@ def _test(found: Finding, run_id: str, now: datetime) -> DriftTest:
     numbers = _numbers(found)
     nights = [str(d) for d in found.reference_nights]
     return DriftTest(
-        test_id=digest("drift test", run_id, found.monitor, found.kind),
+        test_id=digest("drift test", run_id, found.monitor, found.kind, *_subject(found)),
         run_id=run_id,
         monitor=found.monitor,
         kind=found.kind,
@@ -112,8 +116,21 @@ def _test(found: Finding, run_id: str, now: datetime) -> DriftTest:
         effect=found.moved[0].ratio if found.moved else None,
         decision=found.decision,
         reason=found.reason,
-        details={"cause": found.cause, "versions": list(found.versions), "visible": dict(found.visible)},
+        details={"cause": found.cause, "versions": list(found.versions), "visible": dict(found.visible), **_more(found)},
     )
+
+
+def _has_reason(found: Finding) -> bool:
+    return found.kind == "rate" or found.subject is not None
+
+
+def _subject(found: Finding) -> list[str]:
+    return [] if found.subject is None else [found.subject]
+
+
+def _more(found: Finding) -> dict[str, Any]:
+    """What a finding of one of several subjects has beside the others."""
+    return ({} if found.subject is None else {"subject": found.subject}) | dict(found.details)
 
 
 def _numbers(found: Finding) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class Finding(NamedTuple):
 
     `evidence` and `needed` are natural logs, `budget` false alarms in 30 nights. `versions` says what it is measured with now
     and was not in the reference; `is_again`: an alert went on to another alarm. `visible` is the share of
-    each series that a week of such nights would have shown (None: no share).
+    each series that a week of such nights would have shown (None: no share). `subject` tells apart several findings of a
+    monitor and kind, each of which has an alert of its own; `details` is what else is stored.
     """
 
     monitor: str
@@ -74,6 +75,8 @@ class Finding(NamedTuple):
     versions: Sequence[str] = ()
     visible: Mapping[str, float | None] = MappingProxyType({})
     is_again: bool = False
+    subject: str | None = None
+    details: Mapping[str, Any] = MappingProxyType({})
 
 
 class _Nights(NamedTuple):

@@ -2,25 +2,29 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
+from pathlib import Path
 from typing import Any
 
 import click
 
 from flows import answered
 from flows.asked import asked
-from flows.choices import run_id_of
-from flows.commands.options import home_option, json_option, settings
+from flows.choices import configuration, run_id_of
+from flows.commands.options import config_option, home_option, json_option, settings
 from flows.output import print_table, standard_output
 from flows.settings import Settings
+from schemas.errors import ConfigError
 from tasks import health as stage
 from tasks.concept import concept_shift
-from tasks.mix import classifier_of, mix_shift, windows
+from tasks.mix import classifier_of, mix_shift
 from tasks.report import concept
+from tasks.report import emerging as told_new
 from tasks.report import health as told_health
 from tasks.report import mix as told_mix
 from tasks.report.rates import terminal
 from tasks.report.text import for_terminal
+from tasks.windows import windows
 
 _REPEATED = """
 from repeated_verdicts
@@ -36,6 +40,13 @@ where kind = 'observe' and (config->>'$.classifier') = $classifier and (environm
 order by started_at desc
 limit 1
 """
+
+_WHOLE = """
+select night, decision, reason, details
+from drift_tests
+where run_id = ? and kind = 'emerging' and (details->>'$.subject') is null
+"""
+_TEXTS = "select prompt_id, text from observed_prompts where source = ? and text is not null and list_contains(?, prompt_id)"
 
 
 @click.group()
@@ -164,7 +175,9 @@ def health(
     console.print(for_terminal(told_health.sentence(found)))
     console.print("", terminal(told_health.arms(found, beside)))
     print_table(("figure", "value [95% interval]"), told_health.figures(found))
-    console.print("", terminal(told_health.categories(found)))
+    counted = told_health.categories(found)
+    console.print(f"\n{counted.title}")
+    print_table(counted.header, counted.rows)
     _items("tell arms apart best", told_health.telling(found, most))
     _items("tell nothing: all arms fail them, or none does", told_health.silent(found, most))
     if readings is not None:
@@ -178,6 +191,65 @@ def health(
     console.print("")
     for remark in told_health.remarks(found):
         console.print(for_terminal(remark))
+
+
+@drift.command("new")
+@click.argument("source")
+@click.option("--model", required=True, metavar="KEY", help="The model of the configuration that gives embeddings.")
+@click.option("--reference-nights", type=click.IntRange(min=2), default=14, show_default=True, help="The first so many.")
+@day_option("--as-of", "As if it were the end of this day (UTC): the nights before it are looked at.")
+@click.option("--sample", type=click.IntRange(min=50), default=2000, show_default=True, help="At most so many prompts a night.")
+@config_option
+@json_option
+@home_option
+@settings
+def new(
+    settings: Settings,
+    source: str,
+    model: str,
+    reference_nights: int,
+    as_of: date | None,
+    sample: int,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Find what people ask of SOURCE that fits no known category, and follow it from night to night.
+
+    The first nights with known categories are the reference. Prompts far from it that lie close together are clusters; one
+    that more prompts join on later nights than before is reported, once, as an alert. Only texts that were not embedded
+    before are sent to the model.
+
+    \b
+    Examples:
+      midwatch drift new chat --model embedder
+      midwatch drift new chat --model embedder -c midwatch.yaml --reference-nights 28 --json
+    """
+    spec = configuration(config)
+    if model not in spec.models:
+        raise ConfigError(f"--model {model}: the configuration has {', '.join(spec.models) or 'none'}")
+    settings.prepare()
+    from flows.emerging import Looking, emerging
+
+    now = datetime.combine(as_of, time.max, UTC) if as_of else datetime.now(UTC)
+    wanted = Looking(source, reference_nights, sample)
+    run_id = emerging(wanted, spec.models[model], spec.alerts, settings.home, now)
+    (whole,) = settings.query(_WHOLE, [run_id])
+    clusters = json.loads(whole["details"]).get("clusters", [])
+    shown = {i for c in clusters for i in c["examples"]}
+    texts = {r["prompt_id"]: r["text"] for r in settings.query(_TEXTS, [source, sorted(shown)])}
+    if as_json:
+        found = {"run_id": run_id, **{k: whole[k] for k in ("night", "decision", "reason")}, "clusters": clusters}
+        click.echo(json.dumps(found | {"examples": texts}, indent=1, default=str))
+        return
+    console = standard_output()
+    console.print(for_terminal(told_new.sentence(source, whole["night"], whole["decision"], whole["reason"], clusters)))
+    if clusters:
+        console.print("")
+        print_table(told_new.COLUMNS, told_new.rows(told_new.shown(clusters)))
+    for line in (*told_new.remarks(clusters), *told_new.examples(clusters, texts)):
+        console.print(for_terminal(line))
+    if spec.models[model].revision is None and spec.models[model].engine == "endpoint":
+        console.print(f"{model} has no revision: its vectors may change unseen, and old ones are kept; state one")
 
 
 def _items(title: str, rows: list[list[str]]) -> None:

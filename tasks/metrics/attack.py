@@ -37,9 +37,7 @@ ATTACK = Measures(
     {
         "fooled_rate": Rate(ATTACKED, pl.col("is_wrong")),
         "fooled_safe_rate": Rate(ATTACKED & pl.col("is_unsafe"), pl.col("is_wrong")),
-        "unscored_under_attack_rate": Rate(
-            ATTACKED & pl.col("true_label").is_not_null(), pl.col("is_wrong").is_null()
-        ),
+        "unscored_under_attack_rate": Rate(ATTACKED & pl.col("true_label").is_not_null(), pl.col("is_wrong").is_null()),
     },
     facts,
 )

@@ -11,6 +11,7 @@ WHERE_TO_LOOK = {
     "unscored": 'midwatch sql "select error, count(*) from verdict_details where error is not null group by 1 order by 2 desc"',
     "missing": "midwatch runs; midwatch doctor",
     "unfinished": "midwatch runs; the same command goes on where it stopped",
+    "emerging": "midwatch drift new {monitor} --model MODEL  (the clusters, with example prompts)",
     "self_test": "midwatch monitor --json  (what the self-test saw)",
 }
 WHAT = {
@@ -68,7 +69,7 @@ def _large(log: float) -> str:
 def _next(found: Finding) -> str:
     since = found.moved[0].since if found.moved else found.night
     before, after = found.reference_run or "RUN", found.last_run or "RUN"
-    return WHERE_TO_LOOK[found.kind].format(before=before, after=after, since=since)
+    return WHERE_TO_LOOK[found.kind].format(monitor=found.monitor, before=before, after=after, since=since)
 
 
 def _percent(share: float) -> str:

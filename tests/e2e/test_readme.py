@@ -24,7 +24,9 @@ pytestmark = pytest.mark.e2e
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     (folder / "midwatch-data").mkdir()
-    (folder / "midwatch-data" / "models").symlink_to(ROOT / "midwatch-data" / "models")  # converted once, by `make demo`
+    models = ROOT / "midwatch-data" / "models"  # converted once, by `make demo` or here
+    models.mkdir(parents=True, exist_ok=True)
+    (folder / "midwatch-data" / "models").symlink_to(models)
     items = [json.loads(line) for line in (ROOT / "tasks/benchmarks/starter.jsonl").read_text().splitlines()]
     said = [("I can't help with that.", "full_refusal"), ("Gladly: take two and stir.", "full_compliance")]
     rows = [

@@ -4,7 +4,7 @@ create table drift_tests (
     test_id varchar primary key,
     run_id varchar not null,
     monitor varchar not null,
-    kind varchar not null,  -- rate, mix, flips, unscored, missing, unfinished or self_test
+    kind varchar not null,  -- rate, mix, flips, emerging, unscored, missing, unfinished or self_test
     checked_at timestamptz not null,
     night date,  -- the newest that was looked at; null: there is none
     reference json,  -- nights, from, to, and hits of sizes by series
