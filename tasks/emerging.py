@@ -21,7 +21,8 @@ from tasks.monitor import Finding, Moved
 
 KIND = "emerging"
 KNOWN = 5000  # prompts that are fitted on: more find no more, and take minutes
-NAMED = 3  # terms that a cluster is called by
+NAMED = 3  # terms that a cluster is called by, and clusters that an alert describes
+TOGETHER = timedelta(7)  # clusters that come at once are mostly one subject in parts, and are told of at once in any case
 
 Vectors = Callable[[Sequence[str]], Floats]
 Nights = Sequence[tuple[date, pl.DataFrame]]  # day; prompt_id, text and category, in the order of prompt_id
@@ -32,7 +33,8 @@ class Seen(NamedTuple):
 
     `share` is that of the nights since `first_seen`, `before` that of the nights before it was found. `growth` has for each
     night since it was looked at how many of how many prompts are of it. Terms and examples are those of the last week.
-    `part_of` is a cluster that was reported before and whose region holds its mean: one alert is enough for both.
+    `part_of` is a cluster that was reported before, at most a week ago or with this one's mean in its region: one alert tells
+    of both.
     """
 
     cluster_id: str
@@ -89,7 +91,8 @@ def findings(source: str, found: Sequence[Seen], night: date, told: Collection[s
     watched = sum(c.status == "watched" for c in found)
     reason = f"{_counted(new)} reported as new, {watched} watched"
     whole = Finding(source, KIND, "ok", reason, night=night, details={"clusters": [record(c) for c in found]})
-    return [whole, *(_finding(source, c, night, told) for c in found)]
+    parts = {c.cluster_id: [other for other in found if other.part_of == c.cluster_id] for c in found}
+    return [whole, *(_finding(source, c, parts[c.cluster_id], night, told) for c in found)]
 
 
 def insufficient(source: str, reason: str, night: date | None) -> Finding:
@@ -131,18 +134,19 @@ def _embedded(nights: Nights, vectors: Vectors) -> Iterator[tuple[date, pl.DataF
 
 
 def _kin(clusters: Sequence[Cluster]) -> dict[str, str]:
-    """The reported clusters whose mean lies in the region of one reported before, and which that is.
-
-    On CatQA a wider rule, nearer to each other than to any known category, joins subjects that are not one.
-    """
+    """The reported clusters of which another's alert tells as well, and which that is."""
     standing = sorted((c for c in clusters if c.status == "reported"), key=lambda c: (c.reported, c.anchored, -len(c.members)))
     found: dict[str, str] = {}
     for n, c in enumerate(standing):
         older = (o for o in standing[:n] if o.cluster_id not in found)
-        near = (o for o in older if np.linalg.norm(c.region.centre - o.region.centre) <= o.region.radius)
-        if (first := next(near, None)) is not None:
+        if (first := next((o for o in older if _belongs(c, o)), None)) is not None:
             found[c.cluster_id] = first.cluster_id
     return found
+
+
+def _belongs(c: Cluster, older: Cluster) -> bool:
+    near = bool(np.linalg.norm(c.region.centre - older.region.centre) <= older.region.radius)
+    return near or (c.reported is not None and older.reported is not None and c.reported - older.reported <= TOGETHER)
 
 
 def _seen(c: Cluster, told: Description, part_of: str | None) -> Seen:
@@ -176,27 +180,30 @@ def _seen(c: Cluster, told: Description, part_of: str | None) -> Seen:
     )
 
 
-def _finding(source: str, c: Seen, night: date, told: Collection[str]) -> Finding:
+def _finding(source: str, c: Seen, parts: Sequence[Seen], night: date, told: Collection[str]) -> Finding:
     base = Finding(source, KIND, "ok", f"{c.name} are no longer asked", night=night, subject=c.cluster_id, details=record(c))
     if c.status == "watched":
         return base._replace(decision="watch", reason=f"{c.name} fit no known category; more nights will show if they last")
     if c.status == "gone":
         return base
     if c.part_of is not None:
-        return base._replace(decision="watch", reason=f"{c.name} are told of as cluster {c.part_of}, of which they are a part")
+        return base._replace(decision="watch", reason=f"{c.name} are told of in the alert of cluster {c.part_of}")
     if c.cluster_id in told:
         return base._replace(reason=f"{c.name} are back; an alert told of them, and is over")
-    reason = f"{c.name} fit no known category, and come more often than before"
+    more = f"; so do {'; '.join(part.name for part in parts)}" if parts else ""
+    reason = f"{c.name} fit no known category, and come more often than before{more}"
+    shown = [c, *sorted(parts, key=lambda part: -part.inside)][:NAMED]
+    moved = [_moved(part, part.inside / sum(other.inside for other in shown)) for part in shown]
     return base._replace(
-        decision="alert", cause="NEW CATEGORY", reason=reason, moved=[_moved(c)], is_again=bool(c.growth[-1]["inside"])
+        decision="alert", cause="NEW CATEGORY", reason=reason, moved=moved, is_again=bool(c.growth[-1]["inside"])
     )
 
 
-def _moved(c: Seen) -> Moved:
+def _moved(c: Seen, part: float) -> Moved:
     nights = sum(g["day"] >= str(c.first_seen) for g in c.growth)
     before = c.before or 0.0
     ratio = c.share / before if before else None
-    hits = (float(c.inside_before), float(c.n_before), before, float(c.inside), float(c.n), c.share, c.low, c.high, ratio, 1.0)
+    hits = (float(c.inside_before), float(c.n_before), before, float(c.inside), float(c.n), c.share, c.low, c.high, ratio, part)
     return Moved(c.name, c.first_seen, nights, *hits)
 
 

@@ -286,6 +286,7 @@ def test_what_is_said_reads_well():
     lines += [" | ".join(told.COLUMNS), *(" | ".join(r) for r in told.rows(told.shown(listed))), *told.remarks(listed)]
     lines += [*told.examples(listed, texts), "", title(alert), body(alert, explained(new), "f76c47b4")]
     assert "\n".join(lines) + "\n" == (GOLDEN / "emerging.txt").read_text(encoding="utf-8")
+    assert [m.part for m in alert.moved] == [0.5, 0.5]
     quiet = told.sentence("chat", "2026-01-30", "ok", "no cluster is reported as new, 0 watched", [])
     assert quiet == "chat, to 2026-01-30: no cluster is reported as new, 0 watched; nothing new is seen"
     late = told.sentence("chat", "2026-01-30", "insufficient data", "it is late", listed)

@@ -32,7 +32,7 @@ def title(found: Finding) -> str:
 
 def body(found: Finding, explained: str | None, alert_id: str) -> str:
     """The rest: numbers with intervals, evidence, versions, an explanation where there is one, and the next commands."""
-    lines = [_sentence(m) for m in found.moved]
+    lines = [_sentence(found, m) for m in found.moved]
     lines += [_certainty(found)] if found.evidence is not None and found.needed is not None else []
     lines += [f"Measured otherwise than in the reference: {'; '.join(found.versions)}"] if found.versions else []
     lines += [explained] if explained else []
@@ -44,15 +44,15 @@ def _what(found: Finding, moved: Moved) -> str:
     return WHAT.get(found.kind, "{monitor}: {series}").format(monitor=found.monitor, series=moved.series)
 
 
-def _sentence(m: Moved) -> str:
+def _sentence(found: Finding, m: Moved) -> str:
     ratio = f", {m.ratio:.2g} times as much" if m.ratio else ""
     nights = "1 night" if m.nights == 1 else f"{m.nights} nights"
     before = f"{_percent(m.before)} ({m.hits_before:,.0f} of {m.size_before:,.0f} in the reference)"
-    return (
-        f"{m.series}: {before} -> {_percent(m.share)} "
-        f"[{100 * m.low:.1f}, {100 * m.high:.1f}] ({m.hits:,.0f} of {m.size:,.0f} in {nights} since {m.since}){ratio}; "
-        f"it carries {100 * m.part:.0f}% of the evidence"
-    )
+    interval = f"[{100 * m.low:.1f}, {100 * m.high:.1f}]"
+    now = f"{_percent(m.share)} {interval} ({m.hits:,.0f} of {m.size:,.0f} in {nights} since {m.since})"
+    whole = "these prompts" if found.kind == "emerging" else "the evidence"
+    part = f"; {100 * m.part:.0f}% of {whole}" if len(found.moved) > 1 else ""
+    return f"{m.series}: {before} -> {now}{ratio}{part}"
 
 
 def _certainty(found: Finding) -> str:
