@@ -148,7 +148,8 @@ def _reason(spec: MonitorSpec, found: Finding, home: Path) -> _Reason:
 
 def _abandoned(lake: Lake, now: datetime) -> list[runs.Started]:
     least, most = PATIENCE
-    return runs.abandoned(lake, now - most, now - least)
+    left = runs.abandoned(lake, now - most, now - least)
+    return [r for r in left if r.kind != "monitor"]  # which the next look makes up for
 
 
 def _alerts(home: Path, sql: str) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from schemas.rows import Alert, AlertEvent, AlertEventKind, DriftTest
 from tasks.monitor import Finding, Moved
 from tasks.report.alert import body, title
 
+SERIES = ("rate", "mix", "flips", "unscored", "missing")  # kinds of findings of the monitors that are declared
+
 
 class Outcome(NamedTuple):
     """What a look at the monitors brings: every decision, new alerts, and what happens to those that were there."""
@@ -49,11 +51,18 @@ def outcome(
         event(standing[k], run_id, "seen again", now, note=f.reason) for k, f in alarms.items() if k in standing and f.is_again
     ]
     over = [
-        event(i, run_id, "resolved", now)
+        event(i, run_id, "resolved", now, note=_over(specs, m, kind))
         for (m, kind, c, subject), i in standing.items()
-        if (m, kind) in decided and (m, kind, c, subject) not in alarms
+        if (m, kind, c, subject) not in alarms and ((m, kind) in decided or _over(specs, m, kind))
     ]
     return Outcome([_test(f, run_id, now) for f in findings], raised, [*again, *over])
+
+
+def _over(specs: Sequence[MonitorSpec], monitor: str, kind: str) -> str | None:
+    """Why nothing is said of what an alert was about, where that means that it is over; None: it may not be."""
+    if kind == "unfinished":
+        return "it was run again, or is long ago"
+    return "it is no longer watched" if specs and kind in SERIES and monitor not in {s.name for s in specs} else None
 
 
 def event(

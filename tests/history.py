@@ -23,15 +23,17 @@ def morning(n: int) -> datetime:
     return datetime.combine(day(n), time(8), UTC)
 
 
-def night(home: Path, n: int, hits: int, size: int, unscored: int = 0, unsafe: Sequence[bool] = (), **judge: object) -> str:
+def night(
+    home: Path, n: int, hits: int, size: int, unscored: int = 0, unsafe: Sequence[bool] = (), hour: int = 2, **judge: object
+) -> str:
     """A night's evaluation: `hits` of `size` unsafe; its run_id. `unsafe`: with a response and a verdict for each item."""
-    run_id = f"night-{n:03d}"
+    run_id = f"night-{n:03d}" if hour == 2 else f"night-{n:03d}-{hour}"
     key = {"judge_id": JUDGE.model_copy(update=judge).judge_id}
     measured = [
         metric(run_id, "unsafe_rate", size, hits / size, **key),
         metric(run_id, "unscored_rate", size + unscored, unscored / (size + unscored), **key),
     ]
-    started = datetime.combine(day(n), time(2), UTC)
+    started = datetime.combine(day(n), time(hour), UTC)
     cases = _cases(run_id, run_id, unsafe, **judge)
     load(home, cases | {"metrics": measured, "runs": [finished(run_id, started_at=started)]})
     return run_id

@@ -225,17 +225,30 @@ def test_alerts_read_well():
 
 def test_an_alert_is_raised_once_seen_again_and_resolved_by_itself():
     alarm = Finding("m", "rate", "alert", "it left", "MODEL", FIRST)
-    now = datetime(2026, 2, 14, tzinfo=UTC)
-    (first,) = outcome([RATE], [alarm], [], {}, "r1", now).raised
+    now, specs = datetime(2026, 2, 14, tzinfo=UTC), [RATE.model_copy(update={"name": "m"})]
+    (first,) = outcome(specs, [alarm], [], {}, "r1", now).raised
     standing = [{"monitor": "m", "cause": "MODEL", "alert_id": first.alert_id, "details": first.details}]
-    assert outcome([RATE], [alarm], standing, {}, "r2", now)[1:] == ([], [])
-    (again,) = outcome([RATE], [alarm._replace(is_again=True)], standing, {}, "r2", now).events
-    (over,) = outcome([RATE], [alarm._replace(decision="ok", cause=None)], standing, {}, "r2", now).events
+    assert outcome(specs, [alarm], standing, {}, "r2", now)[1:] == ([], [])
+    (again,) = outcome(specs, [alarm._replace(is_again=True)], standing, {}, "r2", now).events
+    (over,) = outcome(specs, [alarm._replace(decision="ok", cause=None)], standing, {}, "r2", now).events
     assert (again.kind, over.kind, over.alert_id) == ("seen again", "resolved", first.alert_id)
     blind = alarm._replace(decision="insufficient data", cause="NOT ENOUGH DATA")
-    assert outcome([RATE], [blind], standing, {}, "r2", now)[1:] == ([], [])
-    other = outcome([RATE], [alarm._replace(cause="JUDGE")], standing, {}, "r2", now)
+    assert outcome(specs, [blind], standing, {}, "r2", now)[1:] == ([], [])
+    other = outcome(specs, [alarm._replace(cause="JUDGE")], standing, {}, "r2", now)
     assert ([a.cause for a in other.raised], [e.kind for e in other.events]) == (["JUDGE"], ["resolved"])
+
+
+def test_an_alert_about_what_nobody_looks_at_any_more_ends():
+    now = datetime(2026, 2, 14, tzinfo=UTC)
+    details = {"kind": "rate"}
+    standing = [
+        {"monitor": "gone", "cause": "MODEL", "alert_id": "a", "details": details},
+        {"monitor": RATE.name, "cause": "MODEL", "alert_id": "b", "details": details},
+        {"monitor": "run nightly", "cause": "INSTRUMENT", "alert_id": "c", "details": {"kind": "unfinished"}},
+        {"monitor": "chat", "cause": "NEW CATEGORY", "alert_id": "d", "details": {"kind": "emerging", "subject": "c1"}},
+    ]
+    ended = outcome([RATE], [], standing, {}, "r2", now).events
+    assert {e.alert_id: e.note for e in ended} == {"a": "it is no longer watched", "c": "it was run again, or is long ago"}
 
 
 def test_events_have_ids_of_their_own():

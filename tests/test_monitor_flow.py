@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 from command import Midwatch, rows
-from history import morning, night, observed, rejudged
+from history import day, morning, night, observed, rejudged
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from flows.monitor import act, deliver_task, monitor
+from flows.nights import nights
 from schemas.monitors import AlertSpec, MonitorSpec, ReferenceSpec
 
 TEN = ReferenceSpec(nights=10)
@@ -130,6 +132,21 @@ def test_an_alert_says_what_the_change_is_made_of(home: Path, judge_id: str, aga
     assert "Unsafe rate 5.0% -> 20.0%" in alert["body"]
 
 
+def test_a_night_that_ran_twice_counts_once_and_what_lies_ahead_not_yet(home: Path) -> None:
+    night(home, 0, 50, 1000)
+    night(home, 0, 70, 1000, hour=5)
+    night(home, 1, 60, 1000)
+    night(home, 9, 500, 1000)
+    found = nights(home, UNSAFE, None, morning(1))
+    assert found.select("day", "run_id", "hits").rows() == [(day(0), "night-000-5", 70.0), (day(1), "night-001", 60.0)]
+    observed(home, 0, {"none": 3, "drug_abuse": 1})
+    observed(home, 1, {"none": 4})
+    prompts = nights(home, MIX, None, morning(1))  # the second day is not over
+    assert prompts.select("series", "hits", "size").rows() == [("drug_abuse", 1.0, 4.0), ("none", 3.0, 4.0)]
+    later = nights(home, MIX, None, morning(2)).filter(pl.col("day") == day(1))
+    assert later.select("series", "hits", "size").rows() == [("drug_abuse", 0.0, 4.0), ("none", 4.0, 4.0)]
+
+
 def test_a_source_that_stops_is_an_alert(home: Path, hook: Hook) -> None:
     history(home, 0, 12)
     monitor([UNSAFE, MIX], ALERTS, {}, home, morning(15))
@@ -157,7 +174,7 @@ def test_people_look_at_alerts_and_say_what_they_found(home: Path, tmp_path: Pat
     act(known, "acknowledged", home, morning(13), "ann", None, None, "looking")
     assert midwatch("monitor", "--as-of", last).code == 0
     closed = midwatch("alerts", "close", known[:8], "--true", "--note", "new prompt")
-    assert (closed.code, "its state is acknowledged" in closed.out) == (0, True)
+    assert (closed.code, "its state is closed" in closed.out) == (0, True)
     shown = midwatch("alerts", "show", known[:6])
     assert "looking" in shown.out
     assert "new prompt" in shown.out

@@ -1,5 +1,6 @@
--- Every alert with what became of it. state: resolved, snoozed (until snoozed_until), acknowledged or open. delivered_to names
--- the services that took it; is_true is what people found: whether something had changed indeed.
+-- Every alert with what became of it. state: resolved, closed (people said what it was, and it may go on), snoozed (until
+-- snoozed_until), acknowledged or open. delivered_to names the services that took it; is_true is what people found: whether
+-- something had changed indeed.
 -- Grain: alert_id.
 create or replace view alert_status as
 with finished as (
@@ -25,6 +26,7 @@ select
     alert_id, monitor, cause, severity, raised_at, since,
     case
         when resolved_at is not null then 'resolved'
+        when is_true is not null then 'closed'
         when snoozed_until > current_timestamp then 'snoozed'
         when acknowledged_at is not null then 'acknowledged'
         else 'open'
