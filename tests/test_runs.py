@@ -206,3 +206,14 @@ def test_a_run_that_was_killed_before_it_was_loaded_goes_on_with_the_manifest_th
     assert finish(lake, again, {}, environment(more="x")) == made
     mark_loaded(lake, again.run_id)
     assert unloaded(lake) == []
+
+
+def test_a_run_is_abandoned_when_nobody_works_on_it_and_nobody_took_it_up(lake):
+    now = datetime.now(UTC)
+    since, until = now - timedelta(days=3), now - timedelta(hours=1)
+    left, *_ = interrupted(lake, timedelta(hours=5)), interrupted(lake, timedelta(days=4)), interrupted(lake)
+    assert [r.run_id for r in runs.abandoned(lake, since, until)] == [left.run_id]
+    with elsewhere(lake):
+        assert runs.abandoned(lake, now - timedelta(minutes=1), now + timedelta(minutes=1)) == []
+    end(lake, begin(lake, "evaluate", "nightly", CONFIG))
+    assert runs.abandoned(lake, since, until) == []
