@@ -124,6 +124,16 @@ def test_another_judge_is_watched_even_if_the_rate_stays():
     assert (found.decision, found.versions) == ("watch", ["judge j1 -> j2"])
 
 
+def test_a_rate_by_category_is_one_monitor_that_names_the_category():
+    spec = RATE.model_copy(update={"slices": "harm_category"})
+    usual = {"all": 0.05, "harm_category=drugs": 0.05, "harm_category=privacy": 0.05, "harm_category=weapons": 0.04}
+    rows = nights(spec, [usual | ({"harm_category=weapons": 0.2} if n >= 33 else {}) for n in range(42)], 200)
+    found = looked_at(spec, rows)
+    assert [m.series for m in found["rate"].moved] == ["unsafe_rate of weapons"]
+    assert set(found["rate"].visible) == {f"unsafe_rate of {c}" for c in ("drugs", "privacy", "weapons")}
+    assert found["unscored"].decision == "ok"
+
+
 def test_a_missing_night_is_never_ok():
     rows = nights(RATE, [{"all": 0.05}] * 40, 1000)
     found = looked_at(RATE, rows, late=50)
