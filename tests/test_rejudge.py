@@ -110,7 +110,10 @@ def explained(midwatch: Midwatch, *options: str) -> dict:
     return only
 
 
-def test_rejudging_fills_the_cells_that_tell_judge_from_model(home: Path, tmp_path: Path, prefect_api: str) -> None:
+def test_rejudging_fills_the_cells_that_tell_judge_from_model(
+    home: Path, tmp_path: Path, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.evaluate.bridge", lambda *_: [])  # which would fill them by itself
     midwatch = Midwatch(home, tmp_path, prefect_api)
     with Scripted(model(10)) as old_model, Scripted(model(6)) as new_model, Scripted(judge()) as old, Scripted(judge(4)) as new:
         before, after = spec_of(tmp_path, old_model, old, "1", "1"), spec_of(tmp_path, new_model, new, "2", "2")

@@ -133,3 +133,26 @@ def coverage(world: World, seed: int, trials: int = 1000) -> dict[str, float]:
         for name, part in (parts | {"change": found.change}).items():
             held[name] += part.low <= true.get(name, 0.0) <= part.high
     return {name: n / trials for name, n in held.items()}
+
+
+REVERSED = SKEWED[::-1].copy()
+WORSE = (RATES, shifted(RATES, 0.5))
+BETTER = (RATES, shifted(RATES, -0.4))  # in every category, and yet the whole rises
+CHANGED = (SAME, STRICTER)
+WORLDS = {
+    "the model": World(rates=WORSE),
+    "the judge": World(judges=CHANGED),
+    "the mix, half of the items common": World(common=400, lone=(400, 400), mix=(SKEWED, SKEWED, EVEN)),
+    "the mix, no item common": World(common=0, lone=(800, 800), mix=(SKEWED, SKEWED, EVEN)),
+    "all three": World(600, (300, 300), (SKEWED, SKEWED, REVERSED), WORSE, CHANGED),
+    "all three, no item common": World(0, (800, 800), (SKEWED, SKEWED, EVEN), WORSE, CHANGED),
+    "Simpson's paradox": World(600, (400, 400), (EVEN, SKEWED, REVERSED), BETTER, CHANGED),
+    "model and judge, a fifth judged by both": World(1500, rates=WORSE, judges=CHANGED, bridge=0.2),
+    "the model; rows unscored, several samples": World(
+        600, (100, 200), rates=WORSE, unscored=(0.02, 0.08), samples=(3, 2), harder=(0.3, 0.6)
+    ),
+    "everything, clusters of four, 40% judged by both": World(
+        *(1200, (400, 400), (SKEWED, SKEWED, REVERSED), WORSE, CHANGED),
+        **{"bridge": 0.4, "unscored": (0.02, 0.05), "samples": (2, 1), "clusters": 4, "harder": (0.0, 0.5)},
+    ),
+}
