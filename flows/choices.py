@@ -45,9 +45,13 @@ def run_id_of(settings: Settings, wanted: str) -> str:
         raise MidwatchError("there is no run yet: midwatch run")
     own = [r for r in rows if r["kind"] not in ("monitor", "observe")]
     alike = [r for r in own if (r["name"], r["kind"]) == (own[0]["name"], own[0]["kind"])]
-    for word, place in {"latest": 0, "previous": 1}.items():
-        if wanted == word and len(alike) > place:
-            return str(alike[place]["run_id"])
+    if wanted == "latest" and own:
+        return str(own[0]["run_id"])
+    if wanted == "previous" and own:
+        if len(alike) < 2:
+            what = f"{own[0]['kind']} run called {own[0]['name']}, as the latest is"
+            raise ConfigError(f"run 'previous': there is no earlier {what}; say which run: midwatch runs")
+        return str(alike[1]["run_id"])
     matches = [r["run_id"] for r in rows if r["run_id"].startswith(wanted) or r["run_id"].endswith(wanted)]
     named = [r["run_id"] for r in rows if r["name"] == wanted]
     if not matches and named:

@@ -202,7 +202,8 @@ def _flips(tables: Sequence[_Table], before: pl.DataFrame, after: pl.DataFrame) 
     ]
     shown = [side.select(*CASE, *_SHOWN) for side in (before, after)]
     both = pl.concat(flipped).join(shown[0], on=CASE).join(shown[1].drop("prompt", "cluster"), on=CASE, suffix="_after")
-    return both.sort("metric", "is_worse", *CASE, descending=[False, True, False, False, False], nulls_last=True)
+    place = pl.col("metric").replace_strict({m: n for n, m in enumerate(better)}, return_dtype=pl.Int64)
+    return both.sort(~pl.col("is_worse"), place, *CASE, nulls_last=True)
 
 
 def _worse(now: pl.Expr, better: str | None) -> pl.Expr:

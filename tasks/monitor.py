@@ -25,6 +25,7 @@ LEAST_PART = 0.2  # of the evidence, that a series carries which is named
 MOST_NAMED = 3
 WEEK = 7
 EMPTY = "there is no night of this series yet"
+CHECK = "nothing is watched until there is; see whether the monitor's names are those of a run, or of a source"
 WATCHED = 0.5  # of the log of the threshold, from which a series is watched
 
 
@@ -97,7 +98,8 @@ def check(spec: MonitorSpec, rows: pl.DataFrame, budget: float, detectors: int, 
     share was back for `quiet` nights. `now` is when it is asked.
     """
     if rows.is_empty():
-        return [Finding(spec.name, spec.watch, "insufficient data", EMPTY, "NOT ENOUGH DATA")]
+        unknown = Finding(spec.name, spec.watch, "insufficient data", EMPTY, "NOT ENOUGH DATA")
+        return [unknown, Finding(spec.name, "missing", "alert", f"{EMPTY}: {CHECK}", "INSTRUMENT")]
     shares = _shares(spec, rows, budget, detectors, quiet)
     judged = rows.filter((pl.col("series") == "all") | (spec.watch == "flips")).drop_nulls("n_responses")
     found = [shares, _missing(spec, rows, now)]

@@ -138,8 +138,9 @@ def test_a_missing_night_is_never_ok():
     rows = nights(RATE, [{"all": 0.05}] * 40, 1000)
     found = looked_at(RATE, rows, late=50)
     assert (found["missing"].decision, found["missing"].cause) == ("alert", "INSTRUMENT")
-    (nothing,) = looked_at(RATE, rows.clear()).values()
-    assert (nothing.decision, nothing.cause) == ("insufficient data", "NOT ENOUGH DATA")
+    nothing = looked_at(RATE, rows.clear())
+    assert (nothing["rate"].decision, nothing["rate"].cause) == ("insufficient data", "NOT ENOUGH DATA")
+    assert (nothing["missing"].decision, nothing["missing"].cause) == ("alert", "INSTRUMENT")
     early = looked_at(RATE, until(rows, 20))["rate"]
     assert (early.decision, early.reason) == ("insufficient data", "20 of 28 reference nights are there")
 

@@ -1,7 +1,7 @@
 """Look at the monitors, and at the alerts that they raised."""
 
 import json
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from getpass import getuser
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from flows.commands.options import config_option, home_option, json_option, sett
 from flows.output import print_table, standard_output
 from flows.settings import Settings
 from schemas.errors import ConfigError
+from schemas.monitors import MonitorSpec
 from tasks.report.text import for_terminal
 
 FOUND = 3  # exit code: there is an open alert
@@ -21,7 +22,7 @@ SHOWN = ("monitor", "kind", "night", "decision", "reason")
 
 @click.command("monitor")
 @config_option
-@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="As if it were the end of this day (UTC).")
+@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="As if it were midnight after this day (UTC).")
 @json_option
 @home_option
 @settings
@@ -29,7 +30,8 @@ def monitor(settings: Settings, config: Path | None, as_of: datetime | None, as_
     """Look at every monitor of midwatch.yaml, raise and resolve alerts, and send them; exit with 3 if one is open.
 
     Every decision is stored with its reason (`midwatch sql "from drift_tests"`). A series without a new night, a run that did
-    not finish and a rise of responses without a verdict are alerts of their own.
+    not finish and a rise of responses without a verdict are alerts of their own. With --as-of, too, what is found is stored and
+    sent.
 
     \b
     Examples:
@@ -39,11 +41,11 @@ def monitor(settings: Settings, config: Path | None, as_of: datetime | None, as_
     spec = configuration(config)
     if not spec.monitors:
         raise ConfigError("nothing is watched yet: declare `monitors` in midwatch.yaml; docs/shift.md shows each kind")
-    sentinels = {m.name: run_id_of(settings, m.run) for m in spec.monitors if m.run is not None}
+    sentinels = {m.name: _sentinel(settings, m) for m in spec.monitors if m.run is not None}
     settings.prepare()
     from flows.monitor import monitor as look
 
-    now = datetime.combine(as_of.date(), time.max, UTC) if as_of else datetime.now(UTC)
+    now = as_of.replace(tzinfo=UTC) + timedelta(days=1) if as_of else datetime.now(UTC)
     run_id = look(spec.monitors, spec.alerts, sentinels, settings.home, now)
     tests = settings.query("from drift_tests where run_id = ? order by monitor, kind", [run_id])
     alerts = settings.query("from alert_status where state <> 'resolved' order by raised_at desc, alert_id")
@@ -52,6 +54,8 @@ def monitor(settings: Settings, config: Path | None, as_of: datetime | None, as_
     else:
         print_table(SHOWN, [[t[c] for c in SHOWN] for t in tests])
         _print(alerts)
+    for failed in settings.query("select distinct note from alert_events where kind = 'failed' and happened_at = ?", [now]):
+        click.echo(f"midwatch: an alert was not delivered: {failed['note']}; the next look tries again", err=True)
     if any(a["state"] == "open" for a in alerts):
         raise click.exceptions.Exit(FOUND)
 
@@ -138,6 +142,13 @@ def close(settings: Settings, alert: str, is_true: bool, note: str) -> None:
     _act(settings, alert, "judged", None, is_true, note)
 
 
+def _sentinel(settings: Settings, monitor: MonitorSpec) -> str:
+    try:
+        return run_id_of(settings, str(monitor.run))
+    except ConfigError as e:
+        raise ConfigError(f"monitor {monitor.name!r}: {e}") from e
+
+
 def _act(settings: Settings, alert: str, kind: Any, until: datetime | None, is_true: bool | None, note: str) -> None:
     found = _found(settings, alert)
     settings.prepare()
@@ -145,7 +156,8 @@ def _act(settings: Settings, alert: str, kind: Any, until: datetime | None, is_t
 
     act(found["alert_id"], kind, settings.home, datetime.now(UTC), getuser(), until, is_true, note)
     (after,) = settings.query("from alert_status where alert_id = ?", [found["alert_id"]])
-    click.echo(f"{found['alert_id'][:8]} is {kind}; its state is {after['state']}")
+    end = f" until {until:%Y-%m-%d %H:%M} UTC" if until else ""
+    click.echo(f"{found['alert_id'][:8]} is {kind}{end}; its state is {after['state']}")
 
 
 def _found(settings: Settings, start: str) -> dict[str, Any]:
