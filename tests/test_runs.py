@@ -48,6 +48,7 @@ def elsewhere(lake: Lake) -> Iterator[str]:
 def interrupted(lake: Lake, age: timedelta = timedelta(minutes=1), config: dict = CONFIG, name: str = "nightly") -> Started:
     """A run whose process is gone."""
     begun = datetime.now(UTC) - age
+    time.sleep(0.002)  # ids sort by their millisecond
     started = Started(run_id=runs._uuid7(), name=name, kind="evaluate", started_at=begun, config=config)
     folder = lake.root / "runs" / started.run_id
     folder.mkdir(parents=True)
