@@ -23,7 +23,7 @@ from tasks.assemble import Parts
 from tasks.deliver import DeliveryError, Message, deliver, messages
 from tasks.explain import cause_of
 from tasks.lake import Lake
-from tasks.monitor import Finding, check, detectors, unfinished
+from tasks.monitor import Finding, Rules, check, unfinished
 from tasks.report.explanation import alert_lines
 from tasks.self_test import self_test
 
@@ -43,8 +43,8 @@ def monitor(specs: Sequence[MonitorSpec], alerts: AlertSpec, sentinels: dict[str
     """
     lake = Lake(root=home / "lake")
     context = Context(lake, runs.begin(lake, "monitor", "monitor", {"at": now.isoformat()}), False, 0.0)
-    shared = detectors(specs)
-    findings = [f for s in specs for f in _findings(s, alerts, sentinels.get(s.name), shared, home, now)]
+    shared = Rules.of(specs, alerts)
+    findings = [f for s in specs for f in _findings(s, shared, sentinels.get(s.name), home, now)]
     findings += [unfinished(r.run_id, r.name, r.kind, r.started_at) for r in _abandoned(lake, now)]
     reasons = {s.name: _reason(s, f, home) for s in specs for f in findings if f.monitor == s.name and _is_explainable(f)}
     blamed = [_blamed(f, reasons.get(f.monitor)) for f in findings]
@@ -113,12 +113,9 @@ def _sent(message: Message, name: str, run_id: str, now: datetime) -> list[Alert
     return [event(i, run_id, "delivered", now, note=name) for i in message.alert_ids]
 
 
-def _findings(
-    spec: MonitorSpec, alerts: AlertSpec, sentinel: str | None, shared: int, home: Path, now: datetime
-) -> list[Finding]:
+def _findings(spec: MonitorSpec, shared: Rules, sentinel: str | None, home: Path, now: datetime) -> list[Finding]:
     rows = nights(home, spec, sentinel, now)
-    found = check(spec, rows, alerts.budget, shared, alerts.quiet_nights, now)
-    return [*found, self_test(spec, rows, alerts.budget, shared, alerts.quiet_nights)]
+    return [*check(spec, rows, shared, now), self_test(spec, rows, shared)]
 
 
 class _Reason(NamedTuple):

@@ -7,12 +7,12 @@ versions (a struct of what the series is measured with).
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
 
-from schemas.monitors import MonitorSpec
+from schemas.monitors import AlertSpec, MonitorSpec
 from schemas.rows import Cause, Decision
 from tasks.drift.mix_counts import DriftError, Floats
 from tasks.drift.sequential import Effect, Watch, threshold, trailing, watch
@@ -80,6 +80,20 @@ class Finding(NamedTuple):
     details: Mapping[str, Any] = MappingProxyType({})
 
 
+class Rules(NamedTuple):
+    """What holds for all monitors: `budget` false alarms in 30 nights that all `detectors` together may raise, and for how many
+    nights a share has to be back before its alarm is over."""
+
+    budget: float
+    detectors: int
+    quiet: int
+
+    @classmethod
+    def of(cls, specs: Sequence[MonitorSpec], alerts: AlertSpec) -> Self:
+        """Those of monitors that share a budget: each looks at its shares, and at its unscored responses if it has a judge."""
+        return cls(alerts.budget, sum(1 if spec.watch == "mix" else 2 for spec in specs), alerts.quiet_nights)
+
+
 class _Nights(NamedTuple):
     """The series as arrays (nights, series), in the order of `days` and `names`."""
 
@@ -91,30 +105,21 @@ class _Nights(NamedTuple):
     versions: list[dict[str, Any]]
 
 
-def check(spec: MonitorSpec, rows: pl.DataFrame, budget: float, detectors: int, quiet: int, now: datetime) -> list[Finding]:
-    """What the monitor says of its shares, of responses without a verdict, and of nights that are missing.
-
-    `budget` is the number of false alarms in 30 nights that all `detectors` together may raise; an alarm is over when the
-    share was back for `quiet` nights. `now` is when it is asked.
-    """
+def check(spec: MonitorSpec, rows: pl.DataFrame, rules: Rules, now: datetime) -> list[Finding]:
+    """What the monitor says, `now`, of its shares, of responses without a verdict, and of nights that are missing."""
     if rows.is_empty():
         unknown = Finding(spec.name, spec.watch, "insufficient data", EMPTY, "NOT ENOUGH DATA")
         return [unknown, Finding(spec.name, "missing", "alert", f"{EMPTY}: {CHECK}", "INSTRUMENT")]
-    shares = _shares(spec, rows, budget, detectors, quiet)
+    shares = _shares(spec, rows, rules)
     judged = rows.filter((pl.col("series") == "all") | (spec.watch == "flips")).drop_nulls("n_responses")
     found = [shares, _missing(spec, rows, now)]
-    return found if judged.is_empty() else [*found, _unscored(spec, judged, budget, detectors, quiet)]
+    return found if judged.is_empty() else [*found, _unscored(spec, judged, rules)]
 
 
 def unfinished(run_id: str, name: str, kind: str, started_at: datetime) -> Finding:
     """That a run began and did not finish, as an alert of its own."""
     reason = f"{kind} run {name} ({run_id}) began at {started_at:%Y-%m-%d %H:%M} UTC and did not finish"
     return Finding(f"run {name}", "unfinished", "alert", reason, "INSTRUMENT", started_at.date(), run_id)
-
-
-def detectors(specs: Sequence[MonitorSpec]) -> int:
-    """How many looks at the data share the budget: each monitor's shares, and its unscored responses if it has a judge."""
-    return sum(1 if spec.watch == "mix" else 2 for spec in specs)
 
 
 def _missing(spec: MonitorSpec, rows: pl.DataFrame, now: datetime) -> Finding:
@@ -130,7 +135,7 @@ def _hours(age: timedelta) -> str:
     return f"{age.total_seconds() / 3600:.0f} hours"
 
 
-def _unscored(spec: MonitorSpec, rows: pl.DataFrame, budget: float, detectors: int, quiet: int) -> Finding:
+def _unscored(spec: MonitorSpec, rows: pl.DataFrame, rules: Rules) -> Finding:
     sums = rows.group_by("day", "run_id", "measured_at", maintain_order=True).agg(
         pl.col("n_unscored", "n_responses").sum(), pl.col("versions").first()
     )
@@ -140,15 +145,15 @@ def _unscored(spec: MonitorSpec, rows: pl.DataFrame, budget: float, detectors: i
         hits=pl.col("n_unscored").cast(pl.Float64),
         size=pl.col("n_responses").cast(pl.Float64),
     )
-    found = _watched(spec, renamed, UNSCORED, budget, detectors, quiet)._replace(kind="unscored")
+    found = _watched(spec, renamed, UNSCORED, rules)._replace(kind="unscored")
     falls = [m for m in found.moved if m.share <= m.before]
     if found.decision == "alert" and falls:
         return found._replace(decision="ok", cause=None, reason="fewer responses are without a verdict than in the reference")
     return found._replace(cause="INSTRUMENT" if found.decision == "alert" else None)
 
 
-def _shares(spec: MonitorSpec, rows: pl.DataFrame, budget: float, detectors: int, quiet: int) -> Finding:
-    found = watched(spec, rows, budget, detectors, quiet)
+def _shares(spec: MonitorSpec, rows: pl.DataFrame, rules: Rules) -> Finding:
+    found = watched(spec, own_series(spec, rows), rules)
     if found.decision == "alert":
         return found._replace(cause=_cause(spec, found))
     if found.decision == "ok" and found.versions:
@@ -157,21 +162,21 @@ def _shares(spec: MonitorSpec, rows: pl.DataFrame, budget: float, detectors: int
     return found
 
 
-def watched(spec: MonitorSpec, rows: pl.DataFrame, budget: float, detectors: int, quiet: int) -> Finding:
-    """What the shares alone say, on the newest night; see `check`."""
-    return _watched(spec, _own(spec, rows), Effect(spec.ratio, spec.points / 100), budget, detectors, quiet)
+def watched(spec: MonitorSpec, own: pl.DataFrame, rules: Rules) -> Finding:
+    """What the monitor's own series alone say, on the newest night."""
+    return _watched(spec, own, Effect(spec.ratio, spec.points / 100), rules)
 
 
-def reference_days(spec: MonitorSpec, rows: pl.DataFrame) -> list[date] | str:
-    """The nights of the reference, or why there are none."""
-    if rows.is_empty():
+def reference_days(spec: MonitorSpec, own: pl.DataFrame) -> list[date] | str:
+    """The nights of the reference of the monitor's own series, or why there are none."""
+    if own.is_empty():
         return EMPTY
-    nights = _pivoted(_own(spec, rows))
+    nights = _pivoted(own)
     before, _ = _split(spec, nights)
     return before if isinstance(before, str) else [nights.days[i] for i in before]
 
 
-def _own(spec: MonitorSpec, rows: pl.DataFrame) -> pl.DataFrame:
+def own_series(spec: MonitorSpec, rows: pl.DataFrame) -> pl.DataFrame:
     """The series that the monitor is about, called as people read them."""
     if spec.watch != "rate":
         return rows
@@ -191,7 +196,7 @@ def _cause(spec: MonitorSpec, found: Finding) -> Cause:
     return "INSTRUMENT" if "benchmark" in changed else "MODEL"
 
 
-def _watched(spec: MonitorSpec, rows: pl.DataFrame, effect: Effect, budget: float, detectors: int, quiet: int) -> Finding:
+def _watched(spec: MonitorSpec, rows: pl.DataFrame, effect: Effect, rules: Rules) -> Finding:
     nights = _pivoted(rows)
     finding = Finding(spec.name, spec.watch, "insufficient data", "", None, nights.days[-1], nights.runs[-1])
     before, after = _split(spec, nights)
@@ -204,10 +209,10 @@ def _watched(spec: MonitorSpec, rows: pl.DataFrame, effect: Effect, budget: floa
         reference_nights=[nights.days[i] for i in before],
         reference_run=nights.runs[before[-1]],
         versions=_changed(nights, before, after),
-        budget=budget,
+        budget=rules.budget,
     )
     try:
-        return _decided(finding, _seen(spec, nights, before, after, effect, budget, detectors), effect, quiet)
+        return _decided(finding, _seen(spec, nights, before, after, effect, rules), effect, rules.quiet)
     except DriftError as e:
         return finding._replace(reason=str(e), cause="NOT ENOUGH DATA")
 
@@ -224,18 +229,18 @@ class _Seen(NamedTuple):
     watch: Watch
 
 
-def _seen(
-    spec: MonitorSpec, nights: _Nights, before: list[int], after: list[int], effect: Effect, budget: float, detectors: int
-) -> _Seen:
+def _seen(spec: MonitorSpec, nights: _Nights, before: list[int], after: list[int], effect: Effect, rules: Rules) -> _Seen:
     wanted = spec.reference
     strata = np.array([d.weekday() for d in nights.days]) if wanted.same_weekday else np.zeros(len(nights.days), np.int64)
     stated = 1.0 if wanted.run is not None else None  # one night says nothing of how nights vary
     base = reference(nights.hits[before], nights.sizes[before], strata[before], stated)
     if wanted.trailing is not None:
-        needed = threshold(budget, detectors, wanted.trailing)
+        needed = threshold(rules.budget, rules.detectors, wanted.trailing)
         watched = trailing(nights.hits, nights.sizes, needed, strata, effect, wanted.nights, wanted.trailing)
         return _Seen(nights.days, nights.names, nights.hits, nights.sizes, strata, base, watched)
-    watched = watch(base, nights.hits[after], nights.sizes[after], threshold(budget, detectors), strata[after], effect)
+    watched = watch(
+        base, nights.hits[after], nights.sizes[after], threshold(rules.budget, rules.detectors), strata[after], effect
+    )
     days = [nights.days[i] for i in after]
     return _Seen(days, nights.names, nights.hits[after], nights.sizes[after], strata[after], base, watched)
 
@@ -244,9 +249,8 @@ def _decided(finding: Finding, seen: _Seen, effect: Effect, quiet: int) -> Findi
     """The finding, from the evidence of each night after the reference."""
     evidence, needed, last = float(seen.watch.evidence[-1]), float(np.log(seen.watch.threshold)), len(seen.days) - 1
     finding = finding._replace(evidence=evidence, needed=needed, phi=float(seen.base.phi.max()), visible=_visible(seen, effect))
-    opened = _opened(seen, effect, quiet)
+    opened, moved = _opened(seen, effect, quiet)
     if opened is not None:
-        moved = _moved(seen, opened)
         when = "tonight" if opened == last else f"on {seen.days[opened]}"
         return finding._replace(
             decision="alert",
@@ -271,24 +275,20 @@ def _visible(seen: _Seen, effect: Effect) -> dict[str, float | None]:
     return {name: None if s >= 1 else float(s) for name, s in zip(seen.names, shares, strict=True)}
 
 
-def _opened(seen: _Seen, effect: Effect, quiet: int) -> int | None:
-    """The night of the first alarm since the shares were last where they belong; None: they are there."""
+def _opened(seen: _Seen, effect: Effect, quiet: int) -> tuple[int | None, list[Moved]]:
+    """The night of the first alarm since the shares were last where they belong, and what moved; None: they are there."""
     opened, moved = None, list[Moved]()
     for at in range(len(seen.days)):
         if opened is None and seen.watch.alarm[at]:
             opened, moved = at, _moved(seen, at)
         elif opened is not None and _is_back(seen, opened + 1, at + 1, moved, effect, quiet):
             opened = None
-    return opened
+    return opened, moved
 
 
 def _moved(seen: _Seen, at: int) -> list[Moved]:
     """The series that carry the evidence of night `at`, largest first, from the night on at which each most likely began."""
-    whole = seen.watch.part.shape
-    then = seen.watch._replace(
-        part=np.broadcast_to(seen.watch.part[at], whole), since=np.broadcast_to(seen.watch.since[at], whole)
-    )
-    found = findings(then, seen.base, seen.hits, seen.sizes, len(seen.days) - 1, seen.strata)
+    found = findings(seen.watch.part[at], seen.watch.since[at], seen.base, seen.hits, seen.sizes, seen.strata)
     order = sorted(range(len(found)), key=lambda k: -abs(found[k].part))
     carrying = [k for k in order if abs(found[k].part) >= LEAST_PART][:MOST_NAMED] or order[:1]
     totals = [(float(seen.base.hits[:, k].sum()), float(seen.base.sizes[:, k].sum())) for k in carrying]
@@ -320,11 +320,8 @@ def _is_back(seen: _Seen, first: int, stop: int, moved: Sequence[Moved], effect:
         k = seen.names.index(m.series)
         size = float(seen.sizes[stop - quiet : stop, k].sum())
         share = float(seen.hits[stop - quiet : stop, k].sum()) / size if size else np.nan
-        low, high = (
-            min(m.before / effect.ratio, m.before - effect.difference),
-            max(m.before * effect.ratio, m.before + effect.difference),
-        )
-        if not low <= share <= high:
+        before = np.array(m.before)
+        if not effect.lowest(before) <= share <= effect.highest(before):
             return False
     return True
 

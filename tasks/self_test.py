@@ -7,28 +7,29 @@ import polars as pl
 
 from schemas.ids import digest
 from schemas.monitors import MonitorSpec
-from tasks.monitor import Finding, reference_days, watched
+from tasks.monitor import Finding, Rules, own_series, reference_days, watched
 
 NIGHTS = 7  # within which a known shift has to be seen
 
 
-def self_test(spec: MonitorSpec, rows: pl.DataFrame, budget: float, detectors: int, quiet: int) -> Finding:
+def self_test(spec: MonitorSpec, rows: pl.DataFrame, rules: Rules) -> Finding:
     """Whether a doubled share is seen within a week, and a permutation of the reference nights is not.
 
     The copy has the reference nights, and after them a week of nights drawn from the reference, seeded by its last day.
     """
-    days = reference_days(spec, rows)
+    own = own_series(spec, rows)
+    days = reference_days(spec, own)
     if isinstance(days, str):
         return Finding(spec.name, "self_test", "insufficient data", days)
-    if (copies := _copies(spec, rows, days)) is None:
+    if (copies := _copies(spec, own, days)) is None:
         return Finding(spec.name, "self_test", "insufficient data", "every share of the reference is 0", night=days[-1])
     null, shifted, series, how = copies
-    quietly = watched(spec, null, budget, detectors, quiet)
+    quietly = watched(spec, null, rules)
     if quietly.decision in ("alert", "insufficient data"):
         return Finding(
             spec.name, "self_test", "watch", f"on a permutation of its own reference: {quietly.reason}", night=days[-1]
         )
-    seen = watched(spec, shifted, budget, detectors, quiet)
+    seen = watched(spec, shifted, rules)
     if seen.decision != "alert":
         reason = f"the nights are too small: a {how} share of {series} would not be seen within {NIGHTS} nights"
         return Finding(spec.name, "self_test", "insufficient data", reason, night=days[-1])
@@ -36,10 +37,9 @@ def self_test(spec: MonitorSpec, rows: pl.DataFrame, budget: float, detectors: i
     return Finding(spec.name, "self_test", "ok", reason, night=days[-1])
 
 
-def _copies(spec: MonitorSpec, rows: pl.DataFrame, days: list[date]) -> tuple[pl.DataFrame, pl.DataFrame, str, str] | None:
+def _copies(spec: MonitorSpec, own: pl.DataFrame, days: list[date]) -> tuple[pl.DataFrame, pl.DataFrame, str, str] | None:
     """The reference with a drawn week after it, the same with the middle share changed, its series and how; None: all are 0."""
-    is_own = (pl.col("series") != "all") if spec.watch == "rate" and spec.slices != "all" else pl.lit(True)
-    before = rows.filter(pl.col("day").is_in(days), is_own)
+    before = own.filter(pl.col("day").is_in(days))
     rng = np.random.default_rng(int(digest("self-test", spec.name, str(days[-1])), 16) % 2**32)
     step = 7 if spec.reference.same_weekday else 1
     week = [days[-1] + timedelta(n + 1) for n in range(spec.reference.trailing or NIGHTS)]
@@ -55,5 +55,4 @@ def _copies(spec: MonitorSpec, rows: pl.DataFrame, days: list[date]) -> tuple[pl
     hits, size, series = totals.select("hits", "size", "series").row((len(totals) - 1) // 2)
     factor, how = (2.0, "doubled") if hits <= size / 2 else (0.5, "halved")
     changed = pl.when(pl.col("series") == series).then(pl.min_horizontal(pl.col("hits") * factor, "size")).otherwise("hits")
-    name = spec.metric if series == "all" else str(series)
-    return pl.concat([before, after]), pl.concat([before, after.with_columns(hits=changed)]), name, how
+    return pl.concat([before, after]), pl.concat([before, after.with_columns(hits=changed)]), str(series), how

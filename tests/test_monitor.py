@@ -10,7 +10,7 @@ import pytest
 from schemas.monitors import AlertSpec, MonitorSpec
 from tasks.alerts import event, outcome
 from tasks.deliver import DeliveryError, deliver, messages
-from tasks.monitor import Finding, Moved, check, detectors, unfinished
+from tasks.monitor import Finding, Moved, Rules, check, unfinished
 from tasks.self_test import self_test
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,7 +50,7 @@ def nights(
 def looked_at(spec: MonitorSpec, rows: pl.DataFrame, late: float = 12) -> dict[str, Finding]:
     """The findings by kind, some hours after the newest night."""
     now = rows["measured_at"].max() + timedelta(hours=late) if rows.height else datetime(2026, 1, 5, tzinfo=UTC)
-    found = check(spec, rows, DEFAULT.budget, detectors([spec] * 5), DEFAULT.quiet_nights, now)
+    found = check(spec, rows, Rules.of([spec] * 5, DEFAULT), now)
     return {f.kind: f for f in found}
 
 
@@ -172,7 +172,7 @@ def test_references_can_be_a_run_a_later_start_or_move_along():
 
 def test_the_self_test_sees_a_known_shift_and_says_where_nights_are_too_small():
     def tested(spec: MonitorSpec, rows: pl.DataFrame) -> Finding:
-        return self_test(spec, rows, DEFAULT.budget, 5, DEFAULT.quiet_nights)
+        return self_test(spec, rows, Rules(DEFAULT.budget, 5, DEFAULT.quiet_nights))
 
     large = tested(PROMPTS, nights(PROMPTS, [MIX] * 40, 2000))
     assert (large.decision, "drug_abuse is seen within 7 nights" in large.reason) == ("ok", True)

@@ -25,6 +25,14 @@ class Effect(NamedTuple):
     ratio: float = 1.1
     difference: float = 0.0
 
+    def highest(self, share: Floats) -> Floats:
+        """The highest share that is still no change from `share`."""
+        return np.maximum(share * self.ratio, share + self.difference)
+
+    def lowest(self, share: Floats) -> Floats:
+        """The lowest such share."""
+        return np.minimum(share / self.ratio, share - self.difference)
+
 
 EFFECT = Effect()
 
@@ -48,8 +56,7 @@ def null(reference: Reference, effect: Effect, threshold: float) -> Null:
     phi = np.maximum(1.0, reference.phi * _student(reference.df, _level(threshold, reference.df.shape[-1])))
     up = np.minimum((reference.hits + phi / 2) / reference.sizes, 1.0)  # half an effective hit, so that none is not never
     down = reference.hits / reference.sizes
-    rise = np.maximum(up * effect.ratio, up + effect.difference)
-    fall = np.minimum(down / effect.ratio, down - effect.difference)
+    rise, fall = effect.highest(up), effect.lowest(down)
     usable = np.stack([(rise < 1).all(0), (fall > 0).all(0)])
     base = np.where(usable[:, None], np.stack([up, down]), 0.5)
     edge = np.where(usable[:, None], np.stack([rise, fall]), 0.5)
