@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.ingest import peak
+from bench.ingest import by_itself, peak
 from schemas.crosswalk import harm_categories
 from schemas.rows import NONE, UNKNOWN
 from tasks.drift.mix import changes
@@ -176,8 +176,7 @@ TOOLS = {"duckdb": duckdb_mix, "night": duckdb_night, "tests": tested}  # each r
 
 
 def measured(tool: str, given: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.drift", "--measure", tool, str(given)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return by_itself("-m", "bench.drift", "--measure", tool, str(given))
 
 
 def main(rows: int, folder: Path, evidently: Path | None) -> None:

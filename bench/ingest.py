@@ -76,13 +76,17 @@ def peak() -> float:
     return int(line.split()[1]) / 1024
 
 
+def by_itself(*command: str) -> dict[str, Any]:
+    """What this Python prints as JSON when run by `command`: a process of its own, for the peak of its memory."""
+    return json.loads(subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True).stdout)
+
+
 def main(rows: int = 1_000_000, rounds: int = 3) -> None:
     print("     rows  items/s  wall s  CPU s  SHA-256  Great Expectations  MB before  MB at the peak")
     for n in (rows // 10, *[rows] * rounds):
         with tempfile.TemporaryDirectory() as folder:
             path = written(n, Path(folder) / "prompts.parquet")
-            command = [sys.executable, __file__, "--measure", str(path)]  # a process of its own, for the peak of its memory
-            m = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            m = by_itself(__file__, "--measure", str(path))
         assert m["rows"] == n
         print(
             f"{n:9,}  {n / m['wall']:7,.0f}  {m['wall']:6.2f}  {m['cpu']:5.2f}  {m['hash'] / m['wall']:7.1%}  "

@@ -5,7 +5,6 @@ python -m bench.observe [rows] [--hash-only]
 
 import json
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from bench.ingest import peak
+from bench.ingest import by_itself, peak
 from schemas.rows import NONE
 from tasks.importers.prompts import Columns, Reading
 from tasks.lake import Lake
@@ -95,8 +94,7 @@ def main(arguments: Sequence[str]) -> None:
     for n in (rows // 10, rows):
         with tempfile.TemporaryDirectory() as folder:
             path = written(n, Path(folder) / "prompts.jsonl")
-            command = [sys.executable, "-m", "bench.observe", "--measure", str(path), *flags]  # its own peak of memory
-            m = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            m = by_itself("-m", "bench.observe", "--measure", str(path), *flags)
         assert m["rows"] == n
         print(
             f"{n:9,}  {m['read']:6.1f}  {m['categorise']:12.1f}  {m['load']:6.1f}  {m['base']:9.0f}  {m['read MB']:13.0f}  "

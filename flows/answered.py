@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from flows.asked import asked
-from tasks.protocols.protocol import LETTERS
+from tasks.protocols.protocol import place_of
 
 # No texts: only what metrics look at. What a key's judge keeps of a reply is the letter of an option.
 _ANSWERED = """
@@ -63,9 +63,7 @@ def answered(home: Path, benchmark: str) -> pl.DataFrame:
 
     Items are those of the benchmark's newest revision. `chosen` is the option that a response to a multiple choice names.
     """
-    places = {letter: n for n, letter in enumerate(LETTERS)}
-    rows = asked(home, _ANSWERED, benchmark=benchmark)
-    return rows.with_columns(chosen=pl.col("letter").replace_strict(places, default=None, return_dtype=pl.Int64))
+    return asked(home, _ANSWERED, benchmark=benchmark).with_columns(chosen=place_of("letter"))
 
 
 def items(home: Path, benchmark: str) -> pl.DataFrame:

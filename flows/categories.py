@@ -4,21 +4,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 from prefect import flow
 
-from flows.observe import embedding
-from flows.steps import ingest
+from flows.embedding import embedded
+from flows.steps import stored_or_ingested
 from schemas.config import BenchmarkSpec, Model
 from schemas.ids import asked
 from schemas.rows import NONE, Item
-from tasks.fit import TrainError
 from tasks.importers.responses import MAX_QUARANTINED, require
-from tasks.ingest import Ingested, Pin, benchmark_of, locate, newest
+from tasks.ingest import Ingested, Pin, benchmark_of
 from tasks.lake import Lake, write_atomically
 from tasks.native import read_file, sha256_of
-from tasks.prompt_categories import Classifier, Floats
+from tasks.prompt_categories import Classifier
 from tasks.train_categories import Known, train
 
 
@@ -44,13 +42,14 @@ def train_classifier(
 ) -> Classifier:
     """The classifier, written to `out`; TrainError says which prompts are missing."""
     lake = Lake(root=home / "lake")
-    ingested = [_ingested(lake, spec, pins.get(spec.id)) for spec in benchmarks]
+    ingested = [stored_or_ingested(lake, spec, pins.get(spec.id), MAX_QUARANTINED) for spec in benchmarks]
     prompts = [k for i in ingested for k in _of_benchmark(lake, i)] + [k for file in harmless for k in _harmless(file, text)]
     data = {
         "benchmarks": {i.benchmark_id: _described(lake, i) for i in ingested},
         "harmless": {file.name: sha256_of(file) for file in harmless},
     }
-    vectors, revision = _embedded(prompts, embedder, home) if embedder else (None, None)
+    texts = [p.text for p in prompts]
+    vectors, revision = embedded(texts, "prompts", embedder, home) if embedder else (None, None)
     made = train(
         wanted.name,
         prompts,
@@ -63,13 +62,6 @@ def train_classifier(
     )
     write_atomically(out, made.data)
     return made
-
-
-def _ingested(lake: Lake, spec: BenchmarkSpec, pin: Pin | None) -> Ingested:
-    """The benchmark from the path that was given, from the lake, or else from where it comes from."""
-    if spec.path is None and (stored := newest(lake, spec.id)) is not None:
-        return stored
-    return ingest(lake, locate(spec, pin), pin, MAX_QUARANTINED)
 
 
 def _of_benchmark(lake: Lake, ingested: Ingested) -> Iterator[Known]:
@@ -92,13 +84,3 @@ def _harmless(file: Path, column: str) -> Iterator[Known]:
 def _described(lake: Lake, ingested: Ingested) -> dict[str, Any]:
     (row,) = lake.read(ingested.benchmark).select(["revision", "license", "n_items"]).to_pylist()
     return row
-
-
-def _embedded(prompts: Sequence[Known], embedder: Model, home: Path) -> tuple[Floats, str | None]:
-    """A vector for each prompt, and the revision of the model; TrainError where one has none."""
-    with embedding(embedder, home) as (revision, embed):
-        vectors, failed = embed([p.text for p in prompts])
-    if failed:
-        place, reply = next(iter(failed.items()))
-        raise TrainError(f"{len(failed)} prompts have no embedding, the first is {place}: {reply.error}")
-    return np.asarray(vectors, dtype=np.float64), revision

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flows.settings import Settings
-from schemas.config import TEMPLATE, BenchmarkSpec, JudgeSpec, ProtocolName, RunSpec, load
+from schemas.config import TEMPLATE, BenchmarkSpec, JudgeSpec, Model, ProtocolName, RunSpec, load
 from schemas.errors import ConfigError, MidwatchError
 
 CONFIG = Path("midwatch.yaml")
@@ -12,6 +12,13 @@ CONFIG = Path("midwatch.yaml")
 def configuration(config: Path | None) -> RunSpec:
     """The configuration that was named, else the one here, else the built-in one."""
     return load(config or (CONFIG if CONFIG.exists() else TEMPLATE))
+
+
+def model_of(spec: RunSpec, key: str) -> Model:
+    """The model that --model names; ConfigError where the configuration has none of the name."""
+    if key not in spec.models:
+        raise ConfigError(f"--model {key}: the configuration has {', '.join(spec.models) or 'none'}")
+    return spec.models[key]
 
 
 def narrowed(spec: RunSpec, chosen: tuple[str, ...], limit: int | None, protocol: ProtocolName | None) -> RunSpec:

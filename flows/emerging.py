@@ -9,8 +9,8 @@ import polars as pl
 from prefect import flow, task
 
 from flows.asked import asked
+from flows.embedding import embedding
 from flows.monitor import conclude
-from flows.observe import embedding
 from flows.steps import Context
 from schemas.config import Model
 from schemas.errors import MidwatchError
@@ -98,10 +98,12 @@ def _embed(lake: Lake, folder: str, nights: Nights, embedder: Model, home: Path)
     waiting = [embeddings.missing(lake, folder, prompts["text"].to_list()) for _, prompts in nights]
     if not any(waiting):
         return
+    done = set[str]()
     with embedding(embedder, home) as (_, embed):
         for texts in waiting:
-            if left := embeddings.missing(lake, folder, texts):
+            if left := [text for text in texts if text not in done]:
                 add_task(lake, folder, left, embed)
+                done.update(left)
 
 
 def _found(

@@ -8,7 +8,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
 from flows.publish import publish
-from flows.steps import Context, ingest, mark
+from flows.steps import Context, mark, stored_or_ingested
 from schemas.config import BenchmarkSpec
 from schemas.config import Protocol as ProtocolSpec
 from schemas.errors import ConfigError
@@ -26,7 +26,7 @@ from tasks.importers.responses import (
     imported_responses,
     require,
 )
-from tasks.ingest import Ingested, Pin, benchmark_of, carries, item_ids, locate, newest
+from tasks.ingest import Ingested, Pin, benchmark_of, carries, item_ids
 from tasks.lake import Lake
 from tasks.native import read_file, sha256_of
 from tasks.prompts import OPEN, Asking, Chosen
@@ -95,9 +95,7 @@ def _benchmark(lake: Lake, file: Path, is_own: bool, spec: BenchmarkSpec, pin: P
             "%s: its items are taken from %s itself; --benchmark %s=PATH takes them from elsewhere", spec.id, file, spec.id
         )
         spec = spec.model_copy(update={"path": str(file)})
-    elif spec.path is None and (stored := newest(lake, spec.id)) is not None:
-        return stored
-    return ingest(lake, locate(spec, pin), pin, MAX_QUARANTINED)
+    return stored_or_ingested(lake, spec, pin, MAX_QUARANTINED)
 
 
 def _answers(

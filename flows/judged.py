@@ -7,7 +7,7 @@ import polars as pl
 
 from flows.asked import asked
 from schemas.errors import MidwatchError
-from tasks.protocols.protocol import LETTERS
+from tasks.protocols.protocol import place_of
 
 _JUDGED = """
 select judged_responses.* exclude (messages),
@@ -36,9 +36,8 @@ def judged(home: Path, run_id: str, benchmarks: Sequence[str] = ()) -> pl.DataFr
     In the place of messages there is `prompt`, what the last message of the user says; `chosen` is the option that a response
     to a multiple choice names, by its place.
     """
-    places = {letter: n for n, letter in enumerate(LETTERS)}
     rows = asked(home, _JUDGED, run=run_id, benchmarks=list(benchmarks))
     if rows.is_empty():
         about = f" of {', '.join(benchmarks)}" if benchmarks else ""
         raise MidwatchError(f"run {run_id}: no judge has judged its responses{about}; midwatch judge run --run {run_id} does")
-    return rows.with_columns(chosen=pl.col("raw").replace_strict(places, default=None, return_dtype=pl.Int64))
+    return rows.with_columns(chosen=place_of("raw"))

@@ -14,6 +14,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
 from flows.asked import asked
+from flows.embedding import embedding
 from flows.publish import publish
 from flows.steps import Context
 from schemas import crosswalk
@@ -23,9 +24,7 @@ from schemas.ids import digest
 from schemas.rows import UNKNOWN
 from tasks import runs
 from tasks.assemble import Parts
-from tasks.engines import engines, open_engine
 from tasks.engines.client import Embedded, EngineError
-from tasks.engines.weights import resolve
 from tasks.importers.prompts import Columns, Reading, harm_of
 from tasks.lake import Lake
 from tasks.native import files_of, sha256_of
@@ -180,16 +179,6 @@ def _categoriser(fitted: Classifier | None, embedder: Model | None, home: Path, 
                     f"the classifier was fitted on embeddings of {fitted.embedding}, --model gives those of {revision}"
                 )
             yield Categoriser(fitted.classifier_id, lambda texts: _by_embedding(fitted, embed, texts))
-
-
-@contextmanager
-def embedding(embedder: Model | None, home: Path) -> Iterator[tuple[str | None, Callable[[Sequence[str]], Embedded]]]:
-    """The revision of a model that gives embeddings, and what asks it; ConfigError without a model."""
-    if embedder is None:
-        raise ConfigError("this needs a model's embeddings: name it with --model")
-    resolved = resolve(embedder, home / "models")
-    with engines(home / "logs"):
-        yield resolved.model.revision, open_engine(resolved).embed
 
 
 def _by_embedding(fitted: Classifier, embed: Callable[[Sequence[str]], Embedded], texts: Sequence[str]) -> list[Categorised]:

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from schemas.config import ArmSpec, JudgeSpec
+from schemas.config import ArmSpec, BenchmarkSpec, JudgeSpec
 from schemas.errors import ConfigError
 from schemas.rows import Arm, Judge
 from tasks.calibrate import reliability
 from tasks.engines.weights import Resolved
 from tasks.generate import arm_of, generate_task, is_complete
 from tasks.importers.given import given_arm, given_responses
-from tasks.ingest import Ingested, Pin, Source, benchmark_of, ingest_task, is_stored, obey
+from tasks.ingest import Ingested, Pin, Source, benchmark_of, ingest_task, is_stored, locate, newest, obey
 from tasks.judge import ask, judge_row, mark_task, settle_task
 from tasks.judges import Judge as AnyJudge
 from tasks.judges import answer_key, find
@@ -88,6 +88,13 @@ def ingest(lake: Lake, source: Source, pin: Pin | None, max_quarantined: float) 
     if documented not in (None, n_items):
         log.info("%s: %d items here, of the %d rows that its authors document", source.spec.id, n_items, documented)
     return ingested
+
+
+def stored_or_ingested(lake: Lake, spec: BenchmarkSpec, pin: Pin | None, max_quarantined: float) -> Ingested:
+    """The benchmark's items: from the path that was given, from the lake, or else from where they come from."""
+    if spec.path is None and (stored := newest(lake, spec.id)) is not None:
+        return stored
+    return ingest(lake, locate(spec, pin), pin, max_quarantined)
 
 
 def choose(context: Context, source: Source, pin: Pin | None) -> Chosen:

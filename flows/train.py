@@ -5,14 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from prefect import flow
 
 from flows.asked import asked as ask
+from flows.embedding import embedded
 from schemas.config import Model, Target
 from schemas.ids import asked
-from tasks.engines import engines, open_engine
-from tasks.engines.weights import resolve
 from tasks.fit import TrainError
 from tasks.importers.responses import read_label, require
 from tasks.judges.trained import Trained
@@ -55,16 +53,8 @@ def train_judge(
 ) -> Trained:
     """The judge, written to `out`; TrainError says which labels are missing or wrong."""
     rows = list(_in_files(labelled, target) if labelled.files else _in_warehouse(home, str(labelled.annotator), target))
-    vectors, revision = None, None
-    if embedder is not None:
-        resolved = resolve(embedder, home / "models")
-        revision = resolved.model.revision
-        with engines(home / "logs"):
-            vectors, failed = open_engine(resolved).embed([row.response for row in rows])
-        if failed:
-            place, reply = next(iter(failed.items()))
-            raise TrainError(f"{len(failed)} responses have no embedding, the first is {place}: {reply.error}")
-        vectors = np.asarray(vectors, dtype=np.float64)
+    responses = [row.response for row in rows]
+    vectors, revision = embedded(responses, "responses", embedder, home) if embedder else (None, None)
     judge = train(name, target, rows, card, vectors=vectors, embedding=revision, cost=cost, folds=folds, seed=seed)
     save(judge, out)
     return judge

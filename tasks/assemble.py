@@ -30,7 +30,7 @@ from tasks.lake import Artifact, Lake
 from tasks.metrics import measures_of
 from tasks.metrics.measures import COLUMNS
 from tasks.prompts import OPEN, Asking, Chosen
-from tasks.protocols.protocol import LETTERS
+from tasks.protocols.protocol import place_of
 from tasks.runs import Artifacts, Started
 from tasks.store import Stored, store
 
@@ -170,10 +170,8 @@ def _judgements(lake: Lake, parts: Parts) -> pl.DataFrame:
     labels = _columns(lake, parts.labels, HumanLabel, "response_id", "annotator", "label", "unsafe").join(
         people, on="annotator"
     )
-    places = {letter: n for n, letter in enumerate(LETTERS)}
-    chosen = pl.col("raw").replace_strict(places, default=None, return_dtype=pl.Int64)
     both = pl.concat([verdicts.unique("verdict_id").drop("verdict_id"), labels.drop("annotator")], how="diagonal")
-    return both.with_columns(chosen=chosen)
+    return both.with_columns(chosen=place_of("raw"))
 
 
 def _members(

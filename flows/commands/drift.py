@@ -10,11 +10,10 @@ import click
 
 from flows import answered
 from flows.asked import asked
-from flows.choices import configuration, run_id_of
+from flows.choices import configuration, model_of, run_id_of
 from flows.commands.options import config_option, home_option, json_option, settings
 from flows.output import print_table, standard_output
 from flows.settings import Settings
-from schemas.errors import ConfigError
 from tasks import health as stage
 from tasks.concept import concept_shift
 from tasks.mix import classifier_of, mix_shift
@@ -225,14 +224,13 @@ def new(
       midwatch drift new chat --model embedder -c midwatch.yaml --reference-nights 28 --json
     """
     spec = configuration(config)
-    if model not in spec.models:
-        raise ConfigError(f"--model {model}: the configuration has {', '.join(spec.models) or 'none'}")
+    embedder = model_of(spec, model)
     settings.prepare()
     from flows.emerging import Looking, emerging
 
     now = datetime.combine(as_of, time.max, UTC) if as_of else datetime.now(UTC)
     wanted = Looking(source, reference_nights, sample)
-    run_id = emerging(wanted, spec.models[model], spec.alerts, settings.home, now)
+    run_id = emerging(wanted, embedder, spec.alerts, settings.home, now)
     (whole,) = settings.query(_WHOLE, [run_id])
     clusters = json.loads(whole["details"]).get("clusters", [])
     shown = {i for c in clusters for i in c["examples"]}
@@ -248,7 +246,7 @@ def new(
         print_table(told_new.COLUMNS, told_new.rows(told_new.shown(clusters)))
     for line in (*told_new.remarks(clusters), *told_new.examples(clusters, texts)):
         console.print(for_terminal(line))
-    if spec.models[model].revision is None and spec.models[model].engine == "endpoint":
+    if embedder.revision is None and embedder.engine == "endpoint":
         console.print(f"{model} has no revision: its vectors may change unseen, and old ones are kept; state one")
 
 

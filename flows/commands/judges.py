@@ -6,7 +6,7 @@ from typing import get_args
 
 import click
 
-from flows.choices import configuration, newest_run_of, run_id_of, with_members
+from flows.choices import configuration, model_of, newest_run_of, run_id_of, with_members
 from flows.commands.calibrate import calibrate
 from flows.commands.options import config_option, home_option, json_option, settings
 from flows.output import print_table, report
@@ -164,9 +164,8 @@ def train(
         raise ConfigError("FILES and --label COLUMN go together")
     if wrong := [f for f in facts if "=" not in f]:
         raise ConfigError(f"--card {wrong[0]}: expected KEY=VALUE")
-    models = configuration(config).models
-    if model is not None and model not in models:
-        raise ConfigError(f"--model {model}: the configuration has {', '.join(models) or 'none'}")
+    spec = configuration(config)
+    embedder = None if model is None else model_of(spec, model)
     settings.prepare()
     from flows.train import Labelled, train_judge
     from tasks.train import Cost
@@ -176,7 +175,7 @@ def train(
         target,
         Labelled(files, prompt, response, label, annotator),
         dict(f.split("=", 1) for f in facts),
-        models[model] if model else None,
+        embedder,
         Cost(miss, false_alarm),
         folds,
         seed,

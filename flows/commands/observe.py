@@ -8,13 +8,14 @@ from zoneinfo import available_timezones
 
 import click
 
-from flows.choices import benchmarks_of, configuration
+from flows.choices import benchmarks_of, configuration, model_of
 from flows.commands.options import LOCK, config_option, home_option, json_option, settings
 from flows.output import print_table
 from flows.settings import Settings
 from schemas import crosswalk
 from schemas.config import Model
 from schemas.errors import ConfigError
+from tasks.report.numbers import percent
 
 SOURCE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -211,12 +212,12 @@ def train(
         click.echo(json.dumps({"classifier_id": made.classifier_id, "file": str(out), "card": made.card}, indent=1))
         return
     figures, counts = made.card["figures"], made.card["data"]["counts"]
-    rows = [[c, n, _percent(figures["recall"][c]), _percent(figures["precision"][c])] for c, n in counts.items()]
+    rows = [[c, n, percent(figures["recall"][c]), percent(figures["precision"][c])] for c, n in counts.items()]
     print_table(("category", "prompts", "found %", "right %"), rows)
     for reason, n in made.card["data"]["left_out"].items():
         click.echo(f"left out: {n} prompts: {reason}")
     click.echo(
-        f"unseen prompts: {_percent(figures['named'])}% get a category, {_percent(figures['accuracy'])}% of these the right "
+        f"unseen prompts: {percent(figures['named'])}% get a category, {percent(figures['accuracy'])}% of these the right "
         f"one; the others, whose likeliest category has a probability below {made.card['threshold']:.2f}, are unknown"
     )
     click.echo(f"{name} {made.classifier_id}: {out}; to use it: midwatch observe FILE --source NAME --classifier {out}")
@@ -225,12 +226,8 @@ def train(
 def _print_mix(mix: list[dict[str, Any]]) -> None:
     newest = next((row["day"] for row in mix if row["day"]), None)
     columns = ("harm category", f"prompts on {newest}", "share %", "prompts before", "share before %")
-    rows = [[r["harm_category"], r["n"], _percent(r["share"]), r["n_before"], _percent(r["share_before"])] for r in mix]
+    rows = [[r["harm_category"], r["n"], percent(r["share"]), r["n_before"], percent(r["share_before"])] for r in mix]
     print_table(columns, rows)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _check_source(source: str) -> None:
@@ -250,7 +247,5 @@ def _check_zone(zone: str | None) -> None:
 
 def _model(config: Path | None, key: str | None) -> Model | None:
     """The model of the configuration that `key` names; None without one."""
-    models = configuration(config).models
-    if key is not None and key not in models:
-        raise ConfigError(f"--model {key}: the configuration has {', '.join(models) or 'none'}")
-    return models[key] if key else None
+    spec = configuration(config)
+    return None if key is None else model_of(spec, key)

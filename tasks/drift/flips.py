@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy.stats import chi2
 
 from tasks.drift import mix
-from tasks.drift.paired import excess_flips, sign_flip
+from tasks.drift.paired import each_known, excess_flips, sign_flip
 from tasks.metrics.interval import wilson
 
 Words = npt.NDArray[np.object_]  # a verdict each, None where there is none
@@ -115,6 +115,4 @@ def _symmetry(table: npt.NDArray[np.float64]) -> float | None:
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
     """The p-values of several tests, corrected (Holm 1979, Scandinavian Journal of Statistics 6, 65-70); None stays."""
-    known = [x for x in p if x is not None]
-    found = iter(mix.holm(np.array(known)).tolist() if known else [])
-    return [None if x is None else float(next(found)) for x in p]
+    return each_known(mix.holm, p)

@@ -2,10 +2,9 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 
-from tasks.drift.mix import holm
+from tasks.drift.flips import holm
 from tasks.drift.paired import Paired, paired
 from tasks.metrics.agreement import krippendorff
 from tasks.metrics.interval import Interval, share
@@ -79,8 +78,7 @@ def _cases(own: pl.DataFrame, voters: set[str]) -> pl.DataFrame:
 
 def _readings(cases: pl.DataFrame, by: list[str]) -> list[Reading]:
     found = [_reading(part, *(*key, None)[:2]) for key, part in cases.group_by(by, maintain_order=True)]
-    adjusted = iter(holm(np.array([r.p for r in found if r.p is not None])).tolist())
-    return [r if r.p is None else r._replace(p=next(adjusted)) for r in found]
+    return [r._replace(p=p) for r, p in zip(found, holm([r.p for r in found]), strict=True)]
 
 
 def _reading(cases: pl.DataFrame, annotator: object, category: object) -> Reading:

@@ -1,6 +1,6 @@
 """Two judgements of each of the same cases: who flipped, by how much the share moved, and whether chance does as much."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 from typing import Literal, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy.stats import binom, binomtest, false_discovery_control, norm, t
 
-from tasks.metrics.interval import LEVEL
+from tasks.metrics.interval import LEVEL, Floats
 
 Change = Literal["regression", "improvement", "change", "same", "unclear"]
 
@@ -73,9 +73,13 @@ def excess_flips(flipped: npt.ArrayLike, repeated: npt.ArrayLike) -> float:
 
 def adjusted(p: Sequence[float | None]) -> list[float | None]:
     """The q-values of a table, None for None (Benjamini and Hochberg 1995, J. of the Royal Stat. Society B 57, 289-300)."""
-    known = [x for x in p if x is not None]
-    found = iter(false_discovery_control(known) if known else [])
-    return [None if x is None else float(next(found)) for x in p]
+    return each_known(false_discovery_control, p)
+
+
+def each_known(adjust: Callable[[Floats], Floats], p: Sequence[float | None]) -> list[float | None]:
+    """The p-values as `adjust` makes them of those that are known; None stays."""
+    found = iter(adjust(np.array([x for x in p if x is not None])).tolist())
+    return [None if x is None else next(found) for x in p]
 
 
 def decide(found: Paired, q: float | None, least: float, better: Literal["low", "high"] | None, level: float = 0.05) -> Change:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Literal
 
+import polars as pl
+
 from schemas.config import ProtocolName
 from schemas.ids import Message, digest
 from schemas.rows import Item, Prompt
@@ -39,6 +41,12 @@ def order_of(item_id: str, n: int, seed: int | None, presentation: int = 0) -> l
     if seed is not None:
         shown.sort(key=lambda i: digest("order", seed, item_id, i))
     return shown[::-1] if presentation % 2 else shown
+
+
+def place_of(letter: str) -> pl.Expr:
+    """The place, from 0, of the option that a column names by its letter; NULL where it names none."""
+    places = {each: n for n, each in enumerate(LETTERS)}
+    return pl.col(letter).replace_strict(places, default=None, return_dtype=pl.Int64)
 
 
 def before(item: Item, text: str) -> list[Message]:

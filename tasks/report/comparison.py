@@ -7,6 +7,7 @@ from typing import Any
 from schemas import catalog
 from tasks.compare import UNSCORED, Comparison, Line
 from tasks.drift.paired import Change
+from tasks.report.numbers import interval, p_value, percent
 from tasks.report.rates import RateTable, markdown
 from tasks.report.text import for_markdown
 
@@ -117,18 +118,13 @@ def _said(line: Line) -> str:
 
 def _cells(line: Line) -> list[str]:
     p, title = line.found, catalog.metrics()[line.metric].title
-    shares: Sequence[str] = ["-" if s is None else f"{100 * s:.1f}" for s in (p.before, p.after)]
-    q = "-" if line.q is None else "<0.001" if line.q < 0.001 else f"{line.q:.3f}"
     slice_ = line.slice.partition("=")[2] or line.slice
-    finding = FINDINGS[line.change]
-    return [title, slice_, str(p.n), str(line.unscored), *shares, _points(line), f"+{p.up} -{p.down}", q, finding]
+    moved = [percent(p.before), percent(p.after), _points(line), f"+{p.up} -{p.down}"]
+    return [title, slice_, str(p.n), str(line.unscored), *moved, p_value(line.q), FINDINGS[line.change]]
 
 
 def _points(line: Line) -> str:
-    p = line.found
-    if p.difference is None or p.low is None or p.high is None:
-        return "-"
-    return f"{100 * p.difference:+.1f} [{100 * p.low:.1f}, {100 * p.high:.1f}]"
+    return interval(line.found.difference, line.found.low, line.found.high, sign="+")
 
 
 def is_worse(comparisons: Sequence[Comparison]) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.concept import Part
+from tasks.report.numbers import interval, p_value, percent
 from tasks.report.rates import RateTable
 
 HEADER = ["category", "responses", "flipped", "share", "worse", "better", "noise", "kappa", "AC1", "p", "finding"]
@@ -15,11 +16,11 @@ def sentence(judge: str, parts: Sequence[Part]) -> str:
     if whole.share is None:
         return f"{judge}: no response has two verdicts that could be compared"
     noise = (
-        "how far it disagrees with itself is not known" if whole.noise is None else f"asked again, {_percent(whole.noise)} flip"
+        "how far it disagrees with itself is not known" if whole.noise is None else f"asked again, {percent(whole.noise)}% flip"
     )
     changed = [p.slice for p in parts if p.is_changed]
     finding = f"it changed ({', '.join(changed)})" if changed else "no change beyond chance"
-    moved = f"{whole.flipped} of {whole.n} verdicts flipped ({_percent(whole.share)})"
+    moved = f"{whole.flipped} of {whole.n} verdicts flipped ({percent(whole.share)}%)"
     ways = f"{whole.worse} for the worse, {whole.better} for the better"
     return f"{judge}: {moved}, {ways}; {noise}: {finding}"
 
@@ -37,17 +38,7 @@ def record(part: Part) -> dict[str, Any]:
 
 def _cells(part: Part) -> list[str]:
     f = part.found
-    share = (
-        "-"
-        if f.share is None or f.low is None or f.high is None
-        else f"{100 * f.share:.1f} [{100 * f.low:.1f}, {100 * f.high:.1f}]"
-    )
-    noise = "-" if f.noise is None else f"{100 * f.noise:.1f}"
+    flipped = [str(f.flipped), interval(f.share, f.low, f.high), str(f.worse), str(f.better), percent(f.noise)]
     agreement = ["-" if v is None else f"{v:.3f}" for v in (f.agreement.kappa, f.agreement.ac1)]
-    p = "-" if part.p is None else "<0.001" if part.p < 0.001 else f"{part.p:.3f}"
     finding = "changed" if part.is_changed else "no change seen"
-    return [part.slice, str(f.n), str(f.flipped), share, str(f.worse), str(f.better), noise, *agreement, p, finding]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
+    return [part.slice, str(f.n), *flipped, *agreement, p_value(part.p), finding]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tasks.report.comparison import short
+from tasks.report.numbers import fine_percent
 
 COLUMNS = ("cluster", "status", "about", "prompts", "share now %", "before %", "since", "each night", "nearest", "distance")
 BARS = "▁▂▃▄▅▆▇█"
@@ -22,7 +23,7 @@ def sentence(source: str, night: str | None, decision: str, reason: str, cluster
     missing = f"not enough data, and so no alert: {reason}; " if decision == "insufficient data" else ""
     if not new:
         return f"{source}, to {night}: {missing or f'{reason}; '}nothing new is seen"
-    named = "; ".join(f"{c['name']} ({_percent(c['share'])}% since {c['first_seen']})" for c in new)
+    named = "; ".join(f"{c['name']} ({fine_percent(c['share'])}% since {c['first_seen']})" for c in new)
     return f"{source}, to {night}: {missing}{len(new)} new {'category' if len(new) == 1 else 'categories'}: {named}"
 
 
@@ -40,8 +41,8 @@ def rows(clusters: Sequence[Cluster]) -> list[list[str]]:
             f"part of {c['part_of']}" if c["part_of"] else c["status"],
             ", ".join(c["terms"]) or "-",
             str(c["size"]),
-            f"{_percent(c['share'])} [{_percent(c['low'])}, {_percent(c['high'])}]",
-            _percent(c["before"]),
+            f"{fine_percent(c['share'])} [{fine_percent(c['low'])}, {fine_percent(c['high'])}]",
+            fine_percent(c["before"]),
             c["first_seen"],
             growth(c),
             c["category"],
@@ -79,7 +80,3 @@ def remarks(clusters: Sequence[Cluster]) -> Iterator[str]:
             "shares are of a night's distinct prompts, since the first night with one, and of the nights before it was found; "
             "distance: of its mean to that of the nearest known category, 1 - cosine"
         )
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}" if share == 0 or share >= 0.01 else f"{100 * share:.2f}"

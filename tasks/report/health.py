@@ -10,6 +10,7 @@ from tasks.drift.health import FEW_ARMS, RELIABLE
 from tasks.drift.health_labels import ODD, Reading, Readings
 from tasks.health import Health, Observed
 from tasks.metrics.interval import Interval
+from tasks.report.numbers import interval, p_value, percent
 from tasks.report.rates import RateTable
 
 ARMS = ["arm", "items", "fails"]
@@ -27,9 +28,9 @@ def sentence(found: Health) -> str:
         True: f"it hardly tells these arms apart (reliability {_number(s.reliability.value)}, below {RELIABLE})",
         False: f"it still tells these arms apart (reliability {_number(s.reliability.value)})",
     }[s.alarm]
-    used = f"{_percent(s.none_fails.value)}% of {s.items} items no arm fails, {_percent(s.all_fail.value)}% all do"
+    used = f"{percent(s.none_fails.value)}% of {s.items} items no arm fails, {percent(s.all_fail.value)}% all do"
     full = ", so that none can be seen to be better" if s.headroom.value == 0 else ""
-    best = f"the best, {s.best}, fails {_percent(s.headroom.value)}%{full}" if s.best else "no item is common to all"
+    best = f"the best, {s.best}, fails {percent(s.headroom.value)}%{full}" if s.best else "no item is common to all"
     return f"{found.benchmark}, {title} by {found.judge}, {s.arms} {_plural(s.arms, 'arm')}: {told}; {used}; {best}"
 
 
@@ -103,17 +104,17 @@ def people(found: Readings) -> RateTable:
 def gap(found: Observed) -> RateTable:
     """The benchmark's mix beside the observed one."""
     ordered = sorted(found.gap.categories.items(), key=lambda kv: -kv[1].after)
-    rows = [[name, _percent(c.before), _percent(c.after), "∞" if c.ratio is None else f"{c.ratio:.2f}"] for name, c in ordered]
+    rows = [[name, percent(c.before), percent(c.after), "∞" if c.ratio is None else f"{c.ratio:.2f}"] for name, c in ordered]
     return RateTable(f"{found.source}, {found.days} {_plural(found.days, 'day')} to {found.last}", GAP, rows)
 
 
 def gap_sentence(found: Observed, benchmark: str) -> str:
     """How far the benchmark lies from what people ask, in a sentence."""
     d, lacking = found.gap.distances.total_variation, ", ".join(found.gap.lacking)
-    moved = f"{_percent(d.value)}% of the prompts would have to be of another category to have the mix of {found.source}"
-    lacks = f"it lacks {lacking} ({_percent(found.gap.uncovered)}% of the prompts)" if lacking else "it lacks no category"
+    moved = f"{percent(d.value)}% of the prompts would have to be of another category to have the mix of {found.source}"
+    lacks = f"it lacks {lacking} ({percent(found.gap.uncovered)}% of the prompts)" if lacking else "it lacks no category"
     unknown = f"{found.gap.unknown[0]} items and {found.gap.unknown[1]:,} prompts have no category and are in no share"
-    return f"{benchmark}: {moved} ({_percent(d.unchanged)}% by chance alone); {lacks}; {unknown}"
+    return f"{benchmark}: {moved} ({percent(d.unchanged)}% by chance alone); {lacks}; {unknown}"
 
 
 def record(found: Health, readings: Readings | None, beside: Observed | None) -> dict[str, Any]:
@@ -159,31 +160,20 @@ def _item(row: Mapping[str, Any], arms: int) -> list[str]:
 
 def _reading(r: Reading, found: Readings) -> list[str]:
     s = r.severity
-    points = "-" if s.difference is None or s.low is None or s.high is None else _points(s.difference, s.low, s.high)
-    p = "-" if r.p is None else "<0.001" if r.p < 0.001 else f"{r.p:.3f}"
+    points = interval(s.difference, s.low, s.high, sign="+")
     odd = r.p is not None and r.p < ODD and s.difference is not None
     finding = "-" if r.p is None else "no bias seen" if not odd else "severe" if (s.difference or 0) > 0 else "lenient"
     lost = "" if r.annotator in found.voters else " (no vote)"
-    return [r.annotator + lost, r.harm_category or "all", f"{r.labels}", _share(r.agreement), points, p, finding]
-
-
-def _points(value: float, low: float, high: float) -> str:
-    return f"{100 * value:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return [r.annotator + lost, r.harm_category or "all", f"{r.labels}", _share(r.agreement), points, p_value(r.p), finding]
 
 
 def _reweighted(beside: Observed, arm: str) -> Sequence[str]:
     found = beside.rates[arm]
-    return [_share(found.rate), "-" if found.covered is None else f"{_percent(found.covered)}"]
+    return [_share(found.rate), percent(found.covered)]
 
 
 def _share(found: Interval, scale: float = 100, digits: int = 1) -> str:
-    if found.value is None or found.low is None or found.high is None:
-        return "-"
-    return f"{scale * found.value:.{digits}f} [{scale * found.low:.{digits}f}, {scale * found.high:.{digits}f}]"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
+    return interval(found.value, found.low, found.high, scale, digits)
 
 
 def _number(value: float | None) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tasks.drift.mix import RATIO
 from tasks.mix import LEVEL, Finding, MixShift, Part
+from tasks.report.numbers import fine_percent, p_value
 from tasks.report.rates import RateTable
 from tasks.windows import Window
 
@@ -48,7 +49,7 @@ def remarks(found: MixShift) -> Iterator[str]:
 
 def table(found: MixShift) -> RateTable:
     """The mix as a whole, then each category, and below it the share corrected for the classifier's error."""
-    whole = ["all", f"{found.now.n}", "-", "-", "-", _p(found.omnibus.p), _omnibus(found), "-"]
+    whole = ["all", f"{found.now.n}", "-", "-", "-", p_value(found.omnibus.p), _omnibus(found), "-"]
     rows = [row for part in found.parts for row in (_cells(part), *_corrected(part))]
     return RateTable(f"{found.source}, {_window(found.now.window)}", HEADER, [whole, *rows])
 
@@ -61,7 +62,7 @@ def measures(found: MixShift) -> list[list[str]]:
         "total variation": found.distances.total_variation,
     }
     o = found.omnibus
-    whole = [f"Pearson's X2 / phi / df ({o.method}, df {o.df}, p {_p(o.p)})", f"{o.statistic:.2f}", "1.00"]
+    whole = [f"Pearson's X2 / phi / df ({o.method}, df {o.df}, p {p_value(o.p)})", f"{o.statistic:.2f}", "1.00"]
     return [whole, *([name, f"{d.value:.4f}", f"{d.unchanged:.4f}"] for name, d in named.items())]
 
 
@@ -97,16 +98,16 @@ def _said(found: MixShift) -> str:
         return "; ".join(_moved(p) for p in moved) + others
     if found.omnibus.p <= LEVEL:
         alone = f"no category alone moved by more than {RATIO:g} times beyond chance"
-        return f"the mix is not the same (p {_p(found.omnibus.p)}), but {alone}"
+        return f"the mix is not the same (p {p_value(found.omnibus.p)}), but {alone}"
     return "no change beyond chance"
 
 
 def _moved(part: Part) -> str:
     c = part.change
     if not c.before:
-        return f"{part.category} appeared, with {_percent(c.after)}%"
+        return f"{part.category} appeared, with {fine_percent(c.after)}%"
     times = f", {c.ratio:.2g} times as much" if c.ratio else ""
-    return f"{part.category} {part.finding} {_percent(c.before)}% -> {_percent(c.after)}%{times}"
+    return f"{part.category} {part.finding} {fine_percent(c.before)}% -> {fine_percent(c.after)}%{times}"
 
 
 def _omnibus(found: MixShift) -> str:
@@ -114,19 +115,19 @@ def _omnibus(found: MixShift) -> str:
 
 
 def _cells(part: Part) -> list[str]:
-    c, visible = part.change, part.visible
+    c = part.change
     ratio = "-" if c.low is None else f"{_times(c.ratio)} [{_times(c.low)}, {_times(c.high)}]"
-    share = f"{_percent(c.after)} [{_percent(part.low)}, {_percent(part.high)}]"
-    seen = "-" if visible.share is None else _percent(visible.share)
-    return [part.category, f"{part.n}", share, _percent(c.before), ratio, _p(c.p), part.finding, seen]
+    share = f"{fine_percent(c.after)} [{fine_percent(part.low)}, {fine_percent(part.high)}]"
+    seen = [part.finding, fine_percent(part.visible.share)]
+    return [part.category, f"{part.n}", share, fine_percent(c.before), ratio, p_value(c.p), *seen]
 
 
 def _corrected(part: Part) -> list[list[str]]:
     if (c := part.corrected) is None:
         return []
-    share = f"{_percent(c.share)} [{_percent(c.low)}, {_percent(c.high)}]"
+    share = f"{fine_percent(c.share)} [{fine_percent(c.low)}, {fine_percent(c.high)}]"
     ratio = _times(c.share / c.before) if c.before > 0 and c.share >= 0 else "-"
-    return [["  corrected", "", share, _percent(c.before), ratio, "", "", ""]]
+    return [["  corrected", "", share, fine_percent(c.before), ratio, "", "", ""]]
 
 
 def _named(parts: Sequence[Part], finding: Finding) -> list[str]:
@@ -152,11 +153,3 @@ def _window(window: Window) -> str:
 
 def _times(ratio: float | None) -> str:
     return "∞" if ratio is None else f"{ratio:.2f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}" if share == 0 or abs(share) >= 0.01 else f"{100 * share:.2f}"
-
-
-def _p(p: float) -> str:
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
