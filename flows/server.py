@@ -37,16 +37,8 @@ def start(folder: Path) -> None:
     log, port = folder / "server.log", _free_port()
     address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", *address]
-    told = [str(os.getpid()), str(folder / f"server-{os.getpid()}.pid"), str(port), str(_GRACE_S)]
     with log.open("wb") as out:
-        watched = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, *told, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            env=os.environ | _ENVIRONMENT,
-            start_new_session=True,
-        )
+        watched = guard.guarded(command, folder / f"server-{os.getpid()}.pid", port, out, os.environ | _ENVIRONMENT, _GRACE_S)
     atexit.register(_stop, watched)
     deadline = time.monotonic() + STARTUP_S
     while not _is_healthy(port):

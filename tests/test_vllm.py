@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from schemas.config import Requests, Sampling, Vllm
 from tasks.engines import guard, vllm
 from tasks.engines.client import Client, EngineError
+from tasks.engines.lease import POLL_S, leased
 from tasks.engines.vllm import end_orphan, find_command, last_lines, serve
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +70,7 @@ OURS = """\
 import signal, sys, time
 from pathlib import Path
 from schemas.config import Vllm
+from tasks.engines.lease import POLL_S, leased
 from tasks.engines.vllm import serve
 folder = Path(sys.argv[1])
 with serve(str(folder), Vllm.model_validate_json(sys.argv[2]), folder / "vllm.log") as server:
@@ -89,6 +93,12 @@ def wait_until(is_so: Callable[[], object]) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def _leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases of these tests alone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -295,10 +305,45 @@ def test_an_orphan_is_ended(folder: Path) -> None:
 
 def test_an_engine_whose_owner_lives_is_no_orphan(folder: Path) -> None:
     with serve("m", spec_of(folder), folder / "vllm.log") as server:
-        with pytest.raises(EngineError, match=f"process {os.getpid()} serves a model on port"):  # noqa: SIM117
-            with serve("m", spec_of(folder), folder / "vllm.log"):
-                pass
+        with pytest.raises(EngineError, match=f"process {os.getpid()} serves a model on port"):
+            end_orphan(folder / "vllm.pid")
+        with (
+            pytest.raises(EngineError, match=f"taken by this very process {os.getpid()}"),
+            serve("m", spec_of(folder), folder / "other.log"),
+        ):
+            pass
         assert server.failure() is None
+
+
+def test_engines_of_two_processes_take_turns() -> None:
+    code = """
+import sys
+from tasks.engines.lease import leased
+with leased({}, "other"):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    env = {**os.environ, "TMPDIR": tempfile.gettempdir()}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=env) as other:
+        assert other.stdout is not None and other.stdout.readline() == "mine\n"
+        with ThreadPoolExecutor(1) as pool:
+            mine = pool.submit(lambda: leased({"CUDA_VISIBLE_DEVICES": "1"}, "mine").__enter__())
+            with pytest.raises(TimeoutError):
+                mine.result(2 * POLL_S)
+            other.kill()
+            mine.result(60)
+
+
+def test_engines_on_other_devices_need_not_wait() -> None:
+    with (
+        leased({"CUDA_VISIBLE_DEVICES": "0"}, "one"),
+        leased({"CUDA_VISIBLE_DEVICES": "1, 2"}, "two"),
+        pytest.raises(EngineError, match="two; stop that engine first"),
+        leased({"CUDA_VISIBLE_DEVICES": "2"}, "three"),
+    ):
+        pass
 
 
 def test_our_own_guard_killed(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Runs a command in a session of its own, and ends all of it when told to or when the parent process dies in any way.
 
-`vllm.py` starts this file as a script, so it imports the standard library alone. The parent's death, kill -9 included,
+`guarded` starts this file as a script, so it imports the standard library alone. The parent's death, kill -9 included,
 shows as a changed parent id: PR_SET_PDEATHSIG fires when the thread that started us ends, and a fork keeps a pipe open.
 """
 
@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 GRACE_S = 10.0
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -109,6 +111,19 @@ def _write_record(path: Path, pid: int, owner: int, port: int) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(record))
     temporary.replace(path)
+
+
+def guarded(
+    command: list[str], record: Path, port: int, out: IO[bytes] | None, env: Mapping[str, str], grace_s: float
+) -> subprocess.Popen[bytes]:
+    """The guard's process, which starts `command`; told to end, or when we are gone, it ends all of it.
+
+    Both write to `out`; None: where we do. `record` says, while it lives, which process it is.
+    """
+    record.parent.mkdir(parents=True, exist_ok=True)
+    told = [str(os.getpid()), str(record.absolute()), str(port), str(grace_s)]
+    watched = [sys.executable, "-I", "-S", __file__, *told, *command]
+    return subprocess.Popen(watched, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True)
 
 
 def main(owner: int, record: Path, port: int, grace_s: float, command: list[str]) -> int:

@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 from schemas.config import Vllm
 from tasks.engines import guard
 from tasks.engines.client import EngineError
+from tasks.engines.lease import leased
 
 _OURS = Path(__file__).parents[2] / ".venv-vllm/bin/vllm"
 _ENVIRONMENT = {
@@ -62,16 +62,17 @@ def serve(model: str, spec: Vllm, log_path: Path, pid_path: Path | None = None) 
     """
     record = pid_path or log_path.with_suffix(".pid")
     command = [find_command(spec), "serve", model, *_revision(model, spec), *_ARGS, *spec.args]
-    end_orphan(record)
-    port = _port(spec)
-    command += ["--served-model-name", spec.model, "--host", "127.0.0.1", "--port", str(port)]
-    watched = _start(command, _environment(model, spec), record, port, log_path)
-    server = Server(f"http://127.0.0.1:{port}/v1", spec.model, log_path, watched)
-    try:
-        _wait_until_healthy(server, port, spec.startup_timeout_s)
-        yield server
-    finally:
-        _stop(server.guard, record)
+    env = _environment(model, spec)
+    with leased(env, f"vllm serve {spec.model}"):
+        end_orphan(record)
+        port = _port(spec)
+        command += ["--served-model-name", spec.model, "--host", "127.0.0.1", "--port", str(port)]
+        server = Server(f"http://127.0.0.1:{port}/v1", spec.model, log_path, _start(command, env, record, port, log_path))
+        try:
+            _wait_until_healthy(server, port, spec.startup_timeout_s)
+            yield server
+        finally:
+            _stop(server.guard, record)
 
 
 def find_command(spec: Vllm) -> str:
@@ -158,12 +159,9 @@ def _port(spec: Vllm) -> int:
 
 def _start(command: list[str], env: dict[str, str], record: Path, port: int, log_path: Path) -> subprocess.Popen[bytes]:
     """The guard's process; the guard starts the engine, and both write to the log."""
-    for path in (log_path, record):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    told = [str(os.getpid()), str(record.absolute()), str(port), str(guard.GRACE_S)]
-    watched = [sys.executable, "-I", "-S", guard.__file__, *told, *command]
+    log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log:
-        return subprocess.Popen(watched, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
+        return guard.guarded(command, record, port, log, env, guard.GRACE_S)
 
 
 def _wait_until_healthy(server: Server, port: int, timeout_s: float) -> None:
