@@ -39,7 +39,8 @@ def concept_shift(rows: pl.DataFrame, judge: str) -> list[Part]:
     """
     if rows.is_empty():
         raise ConceptError(
-            f"{judge} has judged no response twice; midwatch judge run --judge {judge} --run RUN --fresh judges them once more"
+            f"{judge} has judged no response twice; a judge does it by midwatch judge run --judge {judge} --run RUN --fresh, "
+            "people by labels of another day"
         )
     kind = "label" if rows["label"].is_not_null().any() else "unsafe"
     cases = _thrice(rows, kind)

@@ -118,6 +118,7 @@ def mix_shift(rows: pl.DataFrame, source: str, chosen: Windows, card: Mapping[st
     dispersion, is_estimated = _dispersion(every, is_matched)
     alike = pl.col("day").dt.weekday().is_in(sorted({d.isoweekday() for d in now.days}))
     before = _counts(past.filter(alike), names) if is_matched else every
+    reference = Window(before.days[0], before.days[-1]) if is_matched else chosen.before
     dispersion = dispersion.at(float(now.weight.sum() / len(now.days)))
     a, b = _matched(now, before) if is_matched else before.weight.sum(axis=0), now.weight.sum(axis=0)
     whole, refused = _corrected(a, b, names, name, card, dispersion)
@@ -127,7 +128,7 @@ def mix_shift(rows: pl.DataFrame, source: str, chosen: Windows, card: Mapping[st
         source,
         name,
         Side(chosen.now, len(now.days), int(now.n.sum()), float(b.sum())),
-        Side(chosen.before, len(before.days), int(before.n.sum()), float(before.weight.sum())),
+        Side(reference, len(before.days), int(before.n.sum()), float(before.weight.sum())),
         is_matched,
         weekday,
         dispersion,

@@ -164,7 +164,8 @@ def _shares(spec: MonitorSpec, rows: pl.DataFrame, rules: Rules) -> Finding:
 
 def watched(spec: MonitorSpec, own: pl.DataFrame, rules: Rules) -> Finding:
     """What the monitor's own series alone say, on the newest night."""
-    return _watched(spec, own, Effect(spec.ratio, spec.points / 100), rules)
+    found = _watched(spec, own, Effect(spec.ratio, spec.points / 100), rules)
+    return found._replace(details={"source": spec.source}) if spec.watch == "mix" else found
 
 
 def reference_days(spec: MonitorSpec, own: pl.DataFrame) -> list[date] | str:

@@ -60,7 +60,7 @@ def test_without_a_third_round_its_own_noise_is_not_known(tmp_path: Path) -> Non
 
 
 def test_a_judge_that_judged_once_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConceptError, match="has judged no response twice; midwatch judge run --judge refusal"):
+    with pytest.raises(ConceptError, match="has judged no response twice; a judge does it by midwatch judge run"):
         concept_shift(judged(tmp_path, {"a": rounds(0)["a"]}), "refusal")
 
 

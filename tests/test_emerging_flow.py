@@ -255,7 +255,7 @@ def test_the_command_shows_clusters_with_examples_made_harmless(tmp_path: Path, 
         config.write_text(yaml.safe_dump(given | {"models": given["models"] | {"e": spec}}))
         midwatch = Midwatch(home, tmp_path, prefect_api)
         asked = ("drift", "new", "chat", "--model", "e", "-c", config, "--reference-nights", "10")
-        shown = midwatch(*asked, "--as-of", str(day(ONSET + 8)))
+        shown = midwatch(*asked, "--as-of", str(day(ONSET + 7)))
         assert shown.code == 0, shown.err
         assert f"chat, to {day(ONSET + 7)}: 1 new category: prompts about {NEW}" in shown.out
         assert "visa \\u{1b}[2J" in shown.out

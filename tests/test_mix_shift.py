@@ -61,7 +61,7 @@ def test_a_category_that_doubled_rose_and_nothing_else_moved():
     assert moved(found) == {"animal_abuse": "rose"}
     assert (found.now.window, found.before.window) == (
         Window(FIRST + timedelta(28), FIRST + timedelta(28)),
-        Window(FIRST, FIRST + timedelta(27)),
+        Window(FIRST, FIRST + timedelta(21)),
     )
     (part,) = [p for p in found.parts if p.category == "animal_abuse"]
     assert part.low < 0.08 < part.high

@@ -209,7 +209,8 @@ def found(
         "needed": 7.3,
         "budget": 0.1,
     }
-    return Finding(monitor, kind, "alert", "it left its reference", cause, moved=[moved], **known | more)
+    details = {"source": "chat"} if kind == "mix" else {}
+    return Finding(monitor, kind, "alert", "it left its reference", cause, moved=[moved], details=details, **known | more)
 
 
 def test_alerts_read_well():

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,7 @@ def health(
 @click.argument("source")
 @click.option("--model", required=True, metavar="KEY", help="The model of the configuration that gives embeddings.")
 @click.option("--reference-nights", type=click.IntRange(min=2), default=14, show_default=True, help="The first so many.")
-@day_option("--as-of", "As if it were the end of this day (UTC): the nights before it are looked at.")
+@day_option("--as-of", "As if it were midnight after this day (UTC).")
 @click.option("--sample", type=click.IntRange(min=50), default=2000, show_default=True, help="At most so many prompts a night.")
 @config_option
 @json_option
@@ -228,7 +228,7 @@ def new(
     settings.prepare()
     from flows.emerging import Looking, emerging
 
-    now = datetime.combine(as_of, time.max, UTC) if as_of else datetime.now(UTC)
+    now = datetime.combine(as_of + timedelta(1), time(), UTC) if as_of else datetime.now(UTC)
     wanted = Looking(source, reference_nights, sample)
     run_id = emerging(wanted, embedder, spec.alerts, settings.home, now)
     (whole,) = settings.query(_WHOLE, [run_id])

@@ -17,6 +17,7 @@ from schemas.monitors import MonitorSpec
 from tasks.report.text import for_terminal
 
 FOUND = 3  # exit code: there is an open alert
+_OPEN = "from alert_status where state <> 'resolved' and raised_at <= ? order by raised_at desc, alert_id"
 SHOWN = ("monitor", "kind", "night", "decision", "reason")
 
 
@@ -48,7 +49,7 @@ def monitor(settings: Settings, config: Path | None, as_of: datetime | None, as_
     now = as_of.replace(tzinfo=UTC) + timedelta(days=1) if as_of else datetime.now(UTC)
     run_id = look(spec.monitors, spec.alerts, sentinels, settings.home, now)
     tests = settings.query("from drift_tests where run_id = ? order by monitor, kind", [run_id])
-    alerts = settings.query("from alert_status where state <> 'resolved' order by raised_at desc, alert_id")
+    alerts = settings.query(_OPEN, [now])
     if as_json:
         click.echo(json.dumps({"run_id": run_id, "decisions": tests, "alerts": alerts}, indent=1, default=str))
     else:
@@ -151,6 +152,8 @@ def _sentinel(settings: Settings, monitor: MonitorSpec) -> str:
 
 def _act(settings: Settings, alert: str, kind: Any, until: datetime | None, is_true: bool | None, note: str) -> None:
     found = _found(settings, alert)
+    if found["state"] == "resolved" and kind != "judged":
+        raise ConfigError(f"alert {found['alert_id'][:8]} is resolved; what was found can still be said: midwatch alerts close")
     settings.prepare()
     from flows.monitor import act
 

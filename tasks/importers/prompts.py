@@ -34,7 +34,7 @@ NO_TEXT = "no text"
 NOT_A_TEXT = "the text is a list or an object, or holds half a character"
 NOT_A_WEIGHT = "the weight is no finite number from 0 on"
 NOT_A_CATEGORY = "an unknown category: expected a harm category, none or unknown, or --crosswalk NAME for others"
-NOT_A_ROW = "not a JSON object in UTF-8"
+NOT_A_ROW = "not a JSON object in UTF-8 (NaN and Infinity are no JSON)"
 
 _TYPES: dict[str, pa.DataType] = {
     "row": pa.int64(),

@@ -6,7 +6,7 @@ from tasks.monitor import Finding, Moved
 
 WHERE_TO_LOOK = {
     "rate": "midwatch explain {before} {after}  (model, judge or mix), midwatch compare {before} {after}  (the cases)",
-    "mix": 'midwatch sql "select * from category_mix order by day desc, weight desc limit 40"',
+    "mix": "midwatch drift mix {source}  (every category, and what so many prompts could have shown)",
     "flips": "midwatch sql \"from repeated_verdicts where flipped and day >= '{since}' limit 20\"",
     "unscored": 'midwatch sql "select error, count(*) from verdict_details where error is not null group by 1 order by 2 desc"',
     "missing": "midwatch runs; midwatch doctor",
@@ -69,7 +69,9 @@ def _large(log: float) -> str:
 def _next(found: Finding) -> str:
     since = found.moved[0].since if found.moved else found.night
     before, after = found.reference_run or "RUN", found.last_run or "RUN"
-    return WHERE_TO_LOOK[found.kind].format(monitor=found.monitor, before=before, after=after, since=since)
+    return WHERE_TO_LOOK[found.kind].format(
+        monitor=found.monitor, before=before, after=after, since=since, source=found.details.get("source", "SOURCE")
+    )
 
 
 def _percent(share: float) -> str:
