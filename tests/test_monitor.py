@@ -79,6 +79,15 @@ def test_a_category_that_doubles_raises_a_mix_alert_that_names_it():
     assert found.moved[0].since >= FIRST + timedelta(39)
 
 
+def test_a_change_that_goes_on_alarms_again():
+    rows = nights(PROMPTS, doubled("self_harm", 40, 60), 1000)
+    found = [looked_at(PROMPTS, until(rows, n))["mix"] for n in range(41, 60)]
+    alerts = [f for f in found if f.decision == "alert"]
+    assert not alerts[0].is_again
+    assert any(f.is_again for f in alerts)
+    assert {f.moved[0].series for f in alerts} == {"self_harm"}
+
+
 def test_an_alert_goes_on_until_the_share_was_back_for_some_nights():
     shares = [MIX | ({"self_harm": 0.08} if 40 <= n < 50 else {}) for n in range(60)]
     rows = nights(PROMPTS, shares, 2000)
