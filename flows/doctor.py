@@ -14,6 +14,8 @@ from schemas.config import Endpoint, RunSpec, Vllm
 from schemas.errors import MidwatchError
 from tasks.engines.vllm import find_command
 from tasks.engines.weights import SMOLLM2, gguf_of
+from tasks.forgotten import unfinished
+from tasks.gc import withdrawn
 from tasks.lake import Lake
 from tasks.runs import manifests
 
@@ -32,7 +34,7 @@ def examine(spec: RunSpec, settings: Settings) -> list[Finding]:
     findings = [_home(settings)]
     for name, model in spec.models.items():
         findings += _endpoint(name, model) if model.engine == "endpoint" else _vllm(name, model, settings.home)
-    return [*findings, _warehouse(settings), _prefect()]
+    return [*findings, _warehouse(settings), *_interrupted(settings), _prefect()]
 
 
 def _home(settings: Settings) -> Finding:
@@ -96,6 +98,16 @@ def _warehouse(settings: Settings) -> Finding:
         return Finding("warehouse", False, str(e), "midwatch warehouse rebuild")
     found = f"{loaded} runs in {settings.warehouse}, {in_lake} in the lake"
     return Finding("warehouse", loaded == in_lake, found, "" if loaded == in_lake else "midwatch warehouse rebuild")
+
+
+def _interrupted(settings: Settings) -> Iterator[Finding]:
+    """What was to be deleted, and is not yet; nothing where all is done."""
+    lake = Lake(root=settings.lake)
+    if removed := withdrawn(lake):
+        yield Finding("removals", False, f"that of run {removed[0]} was interrupted", "midwatch gc --yes")
+    if asked := unfinished(lake):
+        found = f"requests that were interrupted: {len(asked)}, the first of {asked[0].asked_at:%Y-%m-%d}"
+        yield Finding("forget", False, found, "midwatch forget --yes")
 
 
 def _prefect() -> Finding:

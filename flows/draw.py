@@ -18,7 +18,7 @@ select
     judge, label, unsafe, score, response_id in (select response_id from human_labels) as is_labelled
 from verdict_details
 semi join (select response_id from run_responses where run_id = $run) using (response_id)
-where list_contains($judges, judge) and response is not null
+where list_contains($judges, judge) and response is not null and response <> '[forgotten]'
 qualify 1 = row_number() over (partition by response_id, judge order by benchmark_id, run_id desc, verdict_id)
 """
 

@@ -14,12 +14,14 @@ from schemas.config import Protocol as ProtocolSpec
 from schemas.errors import ConfigError
 from tasks import runs
 from tasks.assemble import Parts
+from tasks.forgotten import tombstones
 from tasks.importers.responses import (
     MAX_QUARANTINED,
     STRAY,
     Answer,
     Match,
     annotator_row,
+    answers_forgotten,
     by_prompt,
     imported_arm,
     imported_labels,
@@ -112,7 +114,12 @@ def _answers(
     nothing = [None] * len(rows)
     prompts = rows[column] if column in rows.columns else nothing
     labels = rows[columns.label] if columns.label else nothing
-    return [Answer(*row) for row in zip(found, rows[columns.answer], labels, prompts, strict=True)]
+    answers = [Answer(*row) for row in zip(found, rows[columns.answer], labels, prompts, strict=True)]
+    barred = tombstones(lake)
+    kept = [a for a in answers if not answers_forgotten(barred, a)]
+    if len(kept) < len(answers):
+        log.info("%s: %d answers to what was forgotten are left out", file, len(answers) - len(kept))
+    return kept
 
 
 def _parts(context: Context, arm: str, columns: Columns, chosen: Chosen, answers: list[Answer]) -> Parts:

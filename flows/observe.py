@@ -25,10 +25,12 @@ from schemas.rows import UNKNOWN
 from tasks import runs
 from tasks.assemble import Parts
 from tasks.engines.client import Embedded, EngineError
+from tasks.forgotten import tombstones
 from tasks.importers.prompts import Columns, Reading, harm_of
+from tasks.key import key_of
 from tasks.lake import Lake
 from tasks.native import files_of, sha256_of
-from tasks.observe import Arrival, alone, arrive_task, fresh, key_of, uncategorised
+from tasks.observe import Arrival, alone, arrive_task, fresh, uncategorised
 from tasks.observed import HASHES, PROMPTS, Categoriser, Taken, take_in_task
 from tasks.prompt_categories import Categorised, Classifier, load
 from tasks.store import Stored
@@ -162,6 +164,7 @@ def _reading(lake: Lake, observing: Observing) -> Reading:
         harm=harm_of(walk) if observing.category else None,
         is_redacted=observing.redact,
         is_hashed=observing.hash_only,
+        bars=tombstones(lake).bars,
     )
 
 

@@ -23,7 +23,7 @@ from human_labels
 join (select response_id, arm_id, text from responses) using (response_id)
 join (select item_id, messages from items) using (item_id)
 join (select arm_id, name from arms) using (arm_id)
-where annotator = $annotator and text is not null
+where annotator = $annotator and text is not null and text <> '[forgotten]'
 order by response_id, labeled_at desc nulls last, label_id
 """
 

@@ -19,9 +19,10 @@ from schemas.config import BenchmarkSpec, Columns
 from schemas.ids import digest
 from schemas.rows import Benchmark as BenchmarkRow
 from schemas.rows import Item
-from tasks import benchmarks, native
+from tasks import benchmarks, erase, native
 from tasks.benchmarks import file
 from tasks.benchmarks.card import Benchmark
+from tasks.forgotten import tombstones
 from tasks.items import Made, Seen, content_of, make
 from tasks.lake import Artifact, Lake, Spool
 from tasks.native import IngestError
@@ -107,10 +108,12 @@ def ingest(lake: Lake, source: Source, max_quarantined: float) -> Ingested:
     excused = {"repeat_of": card.repeats} if card.repeats else {}
     sieve = Sieve("items", lake.quarantine, max_quarantined, excused)
     seen, digests, row = Seen(), [], 0
+    forgotten = tombstones(lake).item_ids
     with lake.spool(Item.arrow_schema()) as spool:
         for made in _ahead(make(card, frame) for frame in _frames(benchmark, source)):
             repeats = seen.repeats(made.ids, row)
-            spool.add(sieve.sift(made.table, {"repeat_of": repeats, "unknown_category": made.unknown_category}))
+            table = erase.items(made.table, forgotten)
+            spool.add(sieve.sift(table, {"repeat_of": repeats, "unknown_category": made.unknown_category}))
             digests.append(made.digests)
             row += len(made.table)
         reasons, quarantine = sieve.close()

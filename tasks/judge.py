@@ -13,6 +13,7 @@ from prefect import task
 from schemas.ids import digest, item_id, response_id, verdict_id
 from schemas.rows import Arm, JudgeKind, Prompt, Response, Verdict
 from schemas.rows import Judge as JudgeRow
+from tasks.forgotten import FORGOTTEN
 from tasks.generate import answered, is_final
 from tasks.judges import Judge, answer_key
 from tasks.judges.ensemble import VERSION as ENSEMBLE
@@ -71,7 +72,7 @@ def ask(
     There is one for each response that has a text and no verdict yet. A question whose stored replies hold no verdict is
     asked again as another sample, up to TRIES times.
     """
-    rows = [r for r in Response.from_table(lake.read(responses)) if r.text is not None]
+    rows = [r for r in _answers(lake, responses) if r.text is not None]
     ids = {verdict_id(r.response_id, row.judge_id, epoch): r for r in rows}
     known = _known(lake, _folder(row, epoch), list(ids))
     asked_now = questions_of(lake, prompts, [r for i, r in ids.items() if i not in known], judge)
@@ -102,7 +103,7 @@ def settle(
     A response without a text, or a reply without a verdict, is unscored: `error` says why. Verdicts that are already in
     the lake are kept as they are.
     """
-    rows = Response.from_table(lake.read(responses))
+    rows = _answers(lake, responses)
     if isinstance(judge, Ensemble):  # members that say something else make a verdict of its own
         votes = votes_of(lake, evidence.members)
         epochs, opine = [epoch + _said(votes[r.response_id]) for r in rows], partial(combined, judge, votes)
@@ -136,7 +137,7 @@ def mark(
     keys = pa.concat_tables(t.select(_KEY) for c in chosen for t in c.tables(lake))
     stored = []
     for file in responses:
-        rows = Response.from_table(lake.read(file))
+        rows = _answers(lake, file)
         known = _keys(keys, rows)
         opine = partial(_marks, chosen[0].asking, known)
         epochs = [(r, epoch + digest(known[r.item_id][1])[:8]) for r in rows]
@@ -227,6 +228,13 @@ def _verdict(
         error=opinion.error,
         judged_at=datetime.now(UTC),
     )
+
+
+def _answers(lake: Lake, file: Artifact) -> list[Response]:
+    """The responses of a file; one that was forgotten has no text that could be judged."""
+    forgotten = {"text": None, "error": "it was forgotten on request"}
+    rows = Response.from_table(lake.read(file))
+    return [r.model_copy(update=forgotten) if r.text == FORGOTTEN else r for r in rows]
 
 
 def _known(lake: Lake, folder: str, ids: list[str]) -> dict[str, Verdict]:

@@ -7,8 +7,6 @@ and compared with the ids that the lake has of the source.
 import fcntl
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -99,28 +97,6 @@ def alone(lake: Lake, source: str) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def key_of(lake: Lake) -> bytes:
-    """What ids of prompts are made with in this home, made when it is first needed; MidwatchError where it was lost."""
-    path = lake.root.parent / "observed.key"
-    if not path.exists():
-        if any((lake.root / "observed").rglob("*.parquet")):
-            raise MidwatchError(
-                f"{path}: gone, and without it prompts would be counted twice; restore it, or put 64 hexadecimal digits "
-                "there to start anew"
-            )
-        fd = os.open(temporary := path.with_suffix(f".{secrets.token_hex(4)}"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(secrets.token_hex(32))
-        temporary.replace(path)
-    try:
-        key = bytes.fromhex(path.read_text().strip())
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise MidwatchError(f"{path}: expected 64 hexadecimal digits; restore it")
-    return key
 
 
 def arrive(lake: Lake, folder: Path, files: Sequence[Path], reading: Reading, max_quarantined: float) -> Arrival:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from prefect import task
 
 from schemas.rows import ObservedDay, ObservedPrompt
+from tasks.forgotten import Tombstones, tombstones
 from tasks.lake import Artifact, ArtifactMissing, Lake
 from tasks.prompt_categories import Categorise
 from tasks.runs import manifests
@@ -43,11 +44,12 @@ def take_in(
     lake: Lake, tables: Iterable[pa.Table], source: str, categoriser: Categoriser, run_id: str, keeps_text: bool
 ) -> Taken:
     """Put sorted `tables` of `tasks.importers.prompts.ARRIVED` with ids into the lake, with the categoriser's categories."""
+    barred = tombstones(lake)
     files: list[Stored] = []
     counts: list[pl.DataFrame] = []
     for table in tables:
         for month, part in _months(table):
-            prompts = _prompts(part, source, categoriser, run_id, keeps_text)
+            prompts = _prompts(part, source, categoriser, run_id, keeps_text, barred)
             files.append(store(lake, prompts, "observed", f"observed/{source}/{month}", 0.0))
             counts.append(_counted(prompts))
     days = ObservedDay.to_table(_days(counts, source, categoriser.classifier_id, run_id))
@@ -96,7 +98,9 @@ def _months(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         start += run["len"]
 
 
-def _prompts(part: pa.Table, source: str, categoriser: Categoriser, run_id: str, keeps_text: bool) -> pa.Table:
+def _prompts(
+    part: pa.Table, source: str, categoriser: Categoriser, run_id: str, keeps_text: bool, barred: Tombstones
+) -> pa.Table:
     n = len(part)
     columns: dict[str, Any] = {
         "run_id": pa.repeat(run_id, n),
@@ -109,8 +113,8 @@ def _prompts(part: pa.Table, source: str, categoriser: Categoriser, run_id: str,
         found = categoriser.categorise([str(text) for text in part["text"].to_pylist()])
         columns["harm_category"] = pa.array([c.harm_category for c in found], pa.string())
         columns["score"] = pa.array([c.score for c in found], pa.float64())
-    if not keeps_text:
-        columns["text"] = pa.nulls(n, pa.string())
+    texts = barred.without(part["text"].to_pylist()) if keeps_text else None
+    columns["text"] = pa.nulls(n, pa.string()) if texts is None else pa.array(texts, pa.string())
     schema = ObservedPrompt.arrow_schema()
     return pa.table([columns[f.name] for f in schema], names=schema.names).cast(schema)
 

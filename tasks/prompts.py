@@ -15,6 +15,7 @@ from schemas.config import Protocol as ProtocolSpec
 from schemas.errors import ConfigError
 from schemas.rows import Item, Prompt
 from tasks.benchmarks.card import Card
+from tasks.forgotten import tombstones
 from tasks.lake import Artifact, Lake
 from tasks.protocols import PROTOCOLS
 from tasks.protocols.protocol import Examples, Protocol, order_of
@@ -78,10 +79,16 @@ def asking_of(spec: BenchmarkSpec, card: Card, revision: str) -> Asking:
 
 
 def sampled(lake: Lake, files: Sequence[Artifact], limit: int | None) -> frozenset[str] | None:
-    """The ids of at most `limit` items, the same ones for the same content in any order: the smallest. None: all items."""
-    if limit is None or sum(f.rows for f in files) <= limit:
+    """The ids of at most `limit` items, the same ones for the same content in any order: the smallest. None: all items.
+
+    One that was forgotten asks nothing any more, and is left out.
+    """
+    forgotten = tombstones(lake).item_ids
+    if not forgotten and (limit is None or sum(f.rows for f in files) <= limit):
         return None
-    return frozenset(heapq.nsmallest(limit, (str(i) for f in files for i in lake.read(f)["item_id"].to_pylist())))
+    ids = (str(i) for f in files for i in lake.read(f)["item_id"].to_pylist())
+    left = [i for i in ids if i not in forgotten]
+    return frozenset(left if limit is None else heapq.nsmallest(limit, left))
 
 
 def batches(lake: Lake, chosen: Sequence[Chosen], size: int) -> list[list[Artifact]]:

@@ -19,6 +19,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from schemas.ids import canonical, digest
 from schemas.rows import Run, RunKind
+from tasks.forgotten import unfinished
+from tasks.hold import is_locked, using
 from tasks.lake import Artifact, Lake, LakeError, write_atomically
 
 log = logging.getLogger("midwatch.runs")
@@ -46,15 +48,18 @@ class Started(BaseModel):
 
 def begin(lake: Lake, kind: RunKind, name: str, config: dict[str, Any]) -> Started:
     """A new run, or the interrupted one of the same request, which then goes on under its own id and time."""
-    asked = Started(run_id=_uuid7(), name=name, kind=kind, started_at=datetime.now(UTC), config=config)
-    for earlier in _interrupted(lake):
-        recent = asked.started_at - earlier.started_at < RESUMABLE
-        if recent and earlier.request == asked.request and _claim(lake, earlier):
-            log.info("run %s was interrupted; it goes on", earlier.run_id)
-            return earlier
-    _claim(lake, asked)  # before others can see it
-    write_atomically(_folder(lake, asked) / "started.json", asked.model_dump_json().encode())
-    return asked
+    with using(lake):
+        if unfinished(lake):
+            log.warning("a request to forget was interrupted: midwatch forget --yes completes it")
+        asked = Started(run_id=_uuid7(), name=name, kind=kind, started_at=datetime.now(UTC), config=config)
+        for earlier in _interrupted(lake):
+            recent = asked.started_at - earlier.started_at < RESUMABLE
+            if recent and earlier.request == asked.request and _claim(lake, earlier):
+                log.info("run %s was interrupted; it goes on", earlier.run_id)
+                return earlier
+        _claim(lake, asked)  # before others can see it
+        write_atomically(_folder(lake, asked) / "started.json", asked.model_dump_json().encode())
+        return asked
 
 
 def finish(lake: Lake, started: Started, artifacts: Artifacts, environment: dict[str, Any]) -> dict[str, Any]:
@@ -128,6 +133,19 @@ def abandoned(lake: Lake, since: datetime, until: datetime) -> list[Started]:
     ]
 
 
+def newest_start(lake: Lake, kind: RunKind) -> datetime | None:
+    """When the newest run of the kind began, finished or not; None: there was none."""
+    for path in sorted((lake.root / "runs").glob("*/started.json"), reverse=True):
+        if (started := _load(path)).get("kind") == kind:
+            return datetime.fromisoformat(started["started_at"])
+    return None
+
+
+def held(lake: Lake) -> list[str]:
+    """The run_ids of the runs that a living process works on, newest first."""
+    return [run.run_id for run in _interrupted(lake) if _is_held(lake, run)]
+
+
 @cache
 def code_version() -> str:
     """The version of Midwatch, with the commit where it runs from a git checkout."""
@@ -171,14 +189,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _is_held(lake: Lake, started: Started) -> bool:
     """Whether a living process works on the run."""
-    try:
-        with (_folder(lake, started) / "lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_locked(_folder(lake, started) / "lock")
 
 
 def _claim(lake: Lake, started: Started) -> bool:

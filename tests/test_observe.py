@@ -18,8 +18,9 @@ from schemas.rows import NONE, UNKNOWN, ObservedDay, ObservedPrompt
 from tasks import observe
 from tasks.importers.prompts import FUTURE, NOT_A_ROW, NOT_A_WEIGHT, Columns, Reading, harm_of
 from tasks.importers.responses import ImportRefused
+from tasks.key import key_of
 from tasks.lake import ArtifactMissing, Lake
-from tasks.observe import Arrival, alone, arrive, fresh, key_of, uncategorised
+from tasks.observe import Arrival, alone, arrive, fresh, uncategorised
 from tasks.observed import HASHES, PROMPTS, Categoriser, Taken, files_of, take_in
 from tasks.prompt_categories import Categorised
 from tasks.runs import begin, finish

@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import islice
@@ -84,7 +84,8 @@ class Bad(NamedTuple):
 class Reading:
     """How rows are read: `harm` has the harm category of each native one, and is None where a classifier names them.
 
-    Ids are made with `key`: without it nobody can try texts until an id comes out. Nothing was observed after `now`.
+    Ids are made with `key`: without it nobody can try texts until an id comes out. Nothing was observed after `now`. `bars`
+    says of a text that it was forgotten.
     """
 
     source: str
@@ -95,6 +96,7 @@ class Reading:
     harm: Mapping[str, str] | None = None
     is_redacted: bool = False
     is_hashed: bool = False
+    bars: Callable[[str], bool] | None = None
 
     def read(self, lines: Sequence[Line]) -> tuple[pa.Table, list[Bad]]:
         """The good rows as a table of `ARRIVED`, and the others, both in their order."""
@@ -151,7 +153,7 @@ class Reading:
 
     def _kept(self, values: dict[str, Any], text: str) -> dict[str, Any]:
         """What the quarantine may show of a row: like the lake, no text where none is kept, and a redacted one."""
-        if self.is_hashed:
+        if self.is_hashed or (self.bars is not None and self.bars(str(values.get(text)))):
             values.pop(text, None)
         shown = {k: v if isinstance(v, (int, str)) or v is None else str(v) for k, v in values.items()}
         return {k: redact(v) if self.is_redacted and isinstance(v, str) and k == text else v for k, v in shown.items()}

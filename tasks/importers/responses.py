@@ -14,6 +14,7 @@ import pyarrow as pa
 from schemas.errors import MidwatchError
 from schemas.ids import asked, canonical, digest, response_id
 from schemas.rows import LABELS, Arm, HumanLabel, Judge, Label, Response
+from tasks.forgotten import Tombstones
 from tasks.lake import Lake, write_atomically
 from tasks.prompts import Asking
 from tasks.store import Stored, store
@@ -64,6 +65,11 @@ class Said(NamedTuple):
     categories: tuple[str, ...] | None = None
     labeled_at: datetime | None = None
     inclusion_probability: float | None = None
+
+
+def answers_forgotten(barred: Tombstones, answer: Answer) -> bool:
+    """Whether its item, or what it says was asked, is forgotten."""
+    return answer.match.item_id in barred.item_ids or barred.bars(answer.prompt)
 
 
 def imported_arm(name: str, answers: Sequence[Answer], asking: Asking) -> Arm:
