@@ -7,6 +7,7 @@ from schemas.config import TEMPLATE, BenchmarkSpec, JudgeSpec, Model, ProtocolNa
 from schemas.errors import ConfigError, MidwatchError
 
 CONFIG = Path("midwatch.yaml")
+LOCK = Path("midwatch.lock")
 
 
 def configuration(config: Path | None) -> RunSpec:
@@ -50,7 +51,7 @@ def run_id_of(settings: Settings, wanted: str) -> str:
     rows = settings.query("select run_id, name, kind from latest_runs order by recency")
     if not rows:
         raise MidwatchError("there is no run yet: midwatch run")
-    own = [r for r in rows if r["kind"] not in ("monitor", "observe")]
+    own = [r for r in rows if r["kind"] not in ("monitor", "observe", "repeat", "night")]
     alike = [r for r in own if (r["name"], r["kind"]) == (own[0]["name"], own[0]["kind"])]
     if wanted == "latest" and own:
         return str(own[0]["run_id"])

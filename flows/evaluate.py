@@ -1,41 +1,65 @@
 """The main job: ingest, generate, judge, aggregate, load."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect import flow
 
 from flows.bridge import bridge
 from flows.publish import publish
-from flows.steps import Context, answer, appoint, choose, given, judge, mark, questions
-from schemas.config import RunSpec
+from flows.steps import Answered, Context, Questions, answer, appoint, choose, given, judge, mark, part, questions
+from schemas.config import ArmSpec, JudgeSpec, RunSpec
+from schemas.errors import MidwatchError
+from schemas.rows import RunKind
 from tasks import runs
 from tasks.assemble import FREE, Parts
+from tasks.budget import thinned
 from tasks.engines import engines
-from tasks.engines.weights import resolve
+from tasks.engines.weights import Resolved, resolve
 from tasks.ingest import Pin, benchmark_of, locate
 from tasks.lake import Lake
 from tasks.prompts import asking_of
 
+TRIES = 2  # of an arm, where the run goes on without it: its engine may have crashed
+
 
 @flow(name="evaluate", flow_run_name="{spec.name}")
-def evaluate(spec: RunSpec, home: Path, pins: dict[str, Pin] | None = None, fresh: bool = False) -> str:
+def evaluate(
+    spec: RunSpec,
+    home: Path,
+    pins: Mapping[str, Pin] | None = None,
+    fresh: bool = False,
+    kind: RunKind = "evaluate",
+    is_partial: bool = False,
+) -> str:
     """Put every item to every arm, judge the answers and load the run; its run_id. `fresh`: no stored answer is used.
 
-    A judge that is another version than in the run before judges a sample of that run's answers as well.
+    A judge that is another version than in the run before judges a sample of that run's answers as well. `is_partial`: a
+    benchmark, an arm or a judge that fails is left out; the run's environment says which are `missing`, and why.
     """
-    lake = Lake(root=home / "lake")
-    sources = [locate(b, (pins or {}).get(b.id)) for b in spec.benchmarks]
-    models = {name: resolve(model, home / "models") for name, model in spec.models.items()}
+    lake, pins = Lake(root=home / "lake"), pins or {}
+    missing: dict[str, str] | None = {} if is_partial else None
+    sources, models = [], dict[str, Resolved]()
     for b in spec.benchmarks:
         asking_of(b, benchmark_of(b).card, "")  # a protocol that does not fit is told before anything is written
-    appointed = appoint(lake, spec.judges, models)  # and so is an unknown judge
-    started = runs.begin(lake, "evaluate", spec.name, {"spec": spec.model_dump(mode="json"), "fresh": fresh})
-    context = Context(lake, started, fresh, spec.max_quarantined)
-    chosen = [choose(context, s, (pins or {}).get(s.spec.id)) for s in sources]
+        with part(missing, f"benchmark {b.id}"):
+            sources.append(locate(b, pins.get(b.id)))
+    for name, model in spec.models.items():
+        with part(missing, f"model {name}"):
+            models[name] = resolve(model, home / "models")
+    appointed = appoint(lake, _able(spec.judges, models, missing), models)  # and so is an unknown judge
+    started = runs.begin(lake, kind, spec.name, {"spec": spec.model_dump(mode="json"), "fresh": fresh})
+    context = Context(lake, started, fresh, spec.max_quarantined, missing)
+    chosen = []
+    for s in sources:
+        with part(missing, f"benchmark {s.spec.id}"):
+            chosen.append(thinned(lake, choose(context, s, pins.get(s.spec.id)), spec.share))
     asked = questions(lake, chosen, spec.shard_size)
     with engines(home / "logs"):
-        answered = [answer(context, a, models[a.model], q) for a in spec.arms for q in asked if q.asking.code.answered]
+        answered = _answers(context, spec.arms, models, asked)
         answered += [given(context, q) for q in asked if not q.asking.code.answered]
+        if not answered:
+            raise MidwatchError(f"nothing was answered: {'; '.join((missing or {}).values())}")
         free = [a for a in answered if a.questions.asking in FREE]
         shards, items = [s for a in free for s in a.shards], [c for a in free for c in a.questions.chosen]
         judged = judge(context, appointed, shards, items, spec.shard_size) if free else []
@@ -47,7 +71,36 @@ def evaluate(spec: RunSpec, home: Path, pins: dict[str, Pin] | None = None, fres
         [row for row, _ in judged],
         [shard.responses for a in answered for shard in a.shards],
         [v for _, verdicts in judged for v in verdicts],
+        facts={"missing": missing} if missing else {},
     )
     run_id = publish(context, home, parts)
-    bridge(run_id, spec, home)
+    if kind == "evaluate":
+        bridge(run_id, spec, home)
     return run_id
+
+
+def _answers(
+    context: Context, arms: Sequence[ArmSpec], models: Mapping[str, Resolved], asked: Sequence[Questions]
+) -> list[Answered]:
+    """What each arm answered to all questions; one that failed is tried again once the others are done."""
+    done: dict[str, list[Answered]] = {}
+    for _ in range(TRIES):
+        for arm in (a for a in arms if a.name not in done):
+            with part(context.missing, f"arm {arm.name}"):
+                if arm.model not in models:
+                    raise MidwatchError(f"its model {arm.model} is missing")
+                done[arm.name] = [answer(context, arm, models[arm.model], q) for q in asked if q.asking.code.answered]
+    return [answered for arm in arms for answered in done.get(arm.name, [])]
+
+
+def _able(judges: Sequence[JudgeSpec], models: Mapping[str, Resolved], missing: dict[str, str] | None) -> list[JudgeSpec]:
+    """The judges whose model and members are there."""
+    able: list[JudgeSpec] = []
+    for spec in judges:
+        with part(missing, f"judge {spec.name}"):
+            if spec.model is not None and spec.model not in models:
+                raise MidwatchError(f"its model {spec.model} is missing")
+            if absent := [m for m in spec.members if m not in {a.name for a in able}]:
+                raise MidwatchError(f"its member {absent[0]} is missing")
+            able.append(spec)
+    return able

@@ -23,7 +23,7 @@ from tasks.assemble import Parts
 from tasks.deliver import DeliveryError, Message, deliver, messages
 from tasks.explain import cause_of
 from tasks.lake import Lake
-from tasks.monitor import Finding, Rules, check, unfinished
+from tasks.monitor import Finding, Night, Rules, check, incomplete, unfinished
 from tasks.report.explanation import alert_lines
 from tasks.self_test import self_test
 
@@ -36,15 +36,23 @@ deliver_task = task(name="deliver", retries=2, retry_delay_seconds=[2, 10])(deli
 
 
 @flow(name="monitor")
-def monitor(specs: Sequence[MonitorSpec], alerts: AlertSpec, sentinels: dict[str, str], home: Path, now: datetime) -> str:
+def monitor(
+    specs: Sequence[MonitorSpec],
+    alerts: AlertSpec,
+    sentinels: Mapping[str, str],
+    home: Path,
+    now: datetime,
+    night: Night | None = None,
+) -> str:
     """The run_id of what the monitors found `now`, after the alerts that followed were stored and sent.
 
-    `sentinels` has the run_id of the sentinel responses by monitor.
+    `sentinels` has the run_id of the sentinel responses by monitor; `night`: they look at the end of it.
     """
     lake = Lake(root=home / "lake")
     context = Context(lake, runs.begin(lake, "monitor", "monitor", {"at": now.isoformat()}), False, 0.0)
     shared = Rules.of(specs, alerts)
     findings = [f for s in specs for f in _findings(s, shared, sentinels.get(s.name), home, now)]
+    findings += incomplete(night, now) if night else []
     findings += [unfinished(r.run_id, r.name, r.kind, r.started_at) for r in _abandoned(lake, now)]
     reasons = {s.name: _reason(s, f, home) for s in specs for f in findings if f.monitor == s.name and _is_explainable(f)}
     blamed = [_blamed(f, reasons.get(f.monitor)) for f in findings]

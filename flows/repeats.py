@@ -29,7 +29,7 @@ left join (
     where judge_id = $judge and error is null
     group by all
 ) as verdicts using (response_id)
-where kind in ('evaluate', 'import') and arm_id = $arm
+where kind in ('evaluate', 'import', 'repeat') and arm_id = $arm
 group by run_id, started_at
 order by judged desc, run_id desc
 """

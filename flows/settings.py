@@ -66,9 +66,10 @@ class Settings:
         if not chosen:
             server.start(self.home / "prefect")
 
-    def configure(self) -> None:
-        """Point Prefect at the home folder and keep it quiet; what the user's environment says goes first."""
-        for name, value in {
+    @property
+    def environment(self) -> dict[str, str]:
+        """What Prefect, and what we use, are told by environment variables: the folders of this home, no telemetry."""
+        return {
             "PREFECT_HOME": str(self.home.absolute() / "prefect"),
             "PREFECT_LOCAL_STORAGE_PATH": str(self.home.absolute() / "prefect" / "results"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -79,13 +80,18 @@ class Settings:
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if self.verbose else "CRITICAL",
             "DO_NOT_TRACK": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-        }.items():
+        }
+
+    def configure(self) -> None:
+        """Point Prefect at the home folder and keep it quiet; what the user's environment says goes first."""
+        for name, value in self.environment.items():
             os.environ.setdefault(name, value)
         if not self.verbose:
-            _log_to_terminal()
+            log_to_terminal()
 
 
-def _log_to_terminal() -> None:
+def log_to_terminal() -> None:
+    """Show what Midwatch logs, with the time."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
     log = logging.getLogger("midwatch")

@@ -1,12 +1,13 @@
 """Steps that several flows share: a benchmark is chosen, an arm answers, a judge judges."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 from schemas.config import ArmSpec, BenchmarkSpec, JudgeSpec
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, MidwatchError
 from schemas.rows import Arm, Judge
 from tasks.calibrate import reliability
 from tasks.engines.weights import Resolved
@@ -62,6 +63,21 @@ class Appointed(NamedTuple):
     members: tuple["Appointed", ...] = ()
 
 
+@contextmanager
+def part(missing: dict[str, str] | None, name: str) -> Iterator[None]:
+    """Within this context a failure is that of the part alone, and why is written to `missing`; None: it is everybody's."""
+    try:
+        yield
+    except MidwatchError as e:
+        if missing is None:
+            raise
+        log.error("%s is missing: %s", name, e)
+        missing[name] = str(e)
+    else:
+        if missing is not None:
+            missing.pop(name, None)
+
+
 class Context(NamedTuple):
     """What every step of a run needs."""
 
@@ -69,6 +85,7 @@ class Context(NamedTuple):
     started: Started
     fresh: bool
     max_quarantined: float
+    missing: dict[str, str] | None = None  # see `part`
 
     def epoch(self, resolved: Resolved | None) -> str:
         """What makes an answer a new one: the run itself if asked for, the date for weights that may change, else nothing."""
@@ -204,22 +221,36 @@ def judge(
     """
     verdicts: dict[str, list[Artifact]] = {}
     for a in appointed:
-        replies = _replies(context, a, shards, size)
-        epoch = context.epoch(a.model)
-        verdicts[a.row.name] = [
-            settle_task(
-                context.lake,
-                Evidence(s.prompts, replies[n], a.model, items, {m: verdicts[m][n] for m in _members(a)}),
-                s.responses,
-                a.judge,
-                a.row,
-                context.started.run_id,
-                epoch,
-                context.max_quarantined,
-            )
-            for n, s in enumerate(shards)
-        ]
-    return [(a.row, verdicts[a.row.name]) for a in appointed]
+        with part(context.missing, f"judge {a.row.name}"):
+            verdicts[a.row.name] = _verdicts(context, a, shards, items, size, verdicts)
+    return [(a.row, verdicts[a.row.name]) for a in appointed if a.row.name in verdicts]
+
+
+def _verdicts(
+    context: Context,
+    a: Appointed,
+    shards: Sequence[Shard],
+    items: Sequence[Chosen],
+    size: int,
+    others: Mapping[str, Sequence[Artifact]],
+) -> list[Artifact]:
+    """The judge's verdicts on each shard; an ensemble's from those of the `others`."""
+    if absent := [m for m in _members(a) if m not in others]:
+        raise MidwatchError(f"{a.row.name}: its member {absent[0]} has no verdicts")
+    replies, epoch = _replies(context, a, shards, size), context.epoch(a.model)
+    return [
+        settle_task(
+            context.lake,
+            Evidence(s.prompts, replies[n], a.model, items, {m: others[m][n] for m in _members(a)}),
+            s.responses,
+            a.judge,
+            a.row,
+            context.started.run_id,
+            epoch,
+            context.max_quarantined,
+        )
+        for n, s in enumerate(shards)
+    ]
 
 
 def _members(appointed: Appointed) -> list[str]:

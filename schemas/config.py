@@ -18,6 +18,7 @@ from pydantic import (
 
 from schemas.errors import ConfigError
 from schemas.monitors import AlertSpec, MonitorSpec, ReferenceSpec
+from schemas.night import BudgetSpec, NightSpec, SentinelSpec
 from schemas.strict import Config, Name, Share
 
 TEMPLATE = Path(__file__).with_name("midwatch.yaml")  # the commented configuration that `midwatch init` writes
@@ -187,9 +188,13 @@ class RunSpec(Config):
     benchmarks: Annotated[tuple[BenchmarkSpec, ...], Field(min_length=1)]
     judges: Annotated[tuple[JudgeSpec, ...], Field(min_length=1)] = (JudgeSpec(name="refusal"),)
     shard_size: Annotated[int, Field(ge=1, le=10_000)] = Field(256, description="items asked and stored together")
+    share: Share | None = Field(
+        None, description="of each category's items, the same ones every time; at least one of each", exclude_if=_is_none
+    )
     max_quarantined: Share = Field(0.01, description="the run stops when a larger share of rows is bad")
     monitors: tuple[MonitorSpec, ...] = Field((), description="what is watched; changes no run", exclude=True)
     alerts: AlertSpec = Field(AlertSpec(), description="who is told; changes no run", exclude=True)
+    night: NightSpec = Field(NightSpec(), description="when it runs by itself; changes no run", exclude=True)
 
     @model_validator(mode="after")
     def _names_are_known_and_unique(self) -> Self:
@@ -238,6 +243,7 @@ _KEYS: dict[str, tuple[type[Config], ...]] = {
     "judges": (JudgeSpec,),
     "monitors": (MonitorSpec, ReferenceSpec),
     "alerts": (AlertSpec,),
+    "night": (NightSpec, SentinelSpec, BudgetSpec),
 }
 
 

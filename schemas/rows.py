@@ -18,7 +18,7 @@ from schemas.ids import Message, canonical
 
 Label = Literal["full_compliance", "partial_refusal", "full_refusal"]
 Expected = Literal["comply", "refuse", "choose", "prefer"]
-RunKind = Literal["evaluate", "import", "judge", "label", "calibrate", "observe", "monitor"]
+RunKind = Literal["evaluate", "import", "judge", "label", "calibrate", "observe", "monitor", "repeat", "night"]
 JudgeKind = Literal["rule", "rubric", "guard", "trained", "ensemble", "key", "imported", "human"]
 
 Decision = Literal["ok", "watch", "alert", "insufficient data"]

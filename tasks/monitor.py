@@ -80,6 +80,14 @@ class Finding(NamedTuple):
     details: Mapping[str, Any] = MappingProxyType({})
 
 
+class Night(NamedTuple):
+    """A night's name, its run (None: there is none), and why each part that failed did."""
+
+    name: str
+    run_id: str | None
+    missing: Mapping[str, str]
+
+
 class Rules(NamedTuple):
     """What holds for all monitors: `budget` false alarms in 30 nights that all `detectors` together may raise, and for how many
     nights a share has to be back before its alarm is over."""
@@ -120,6 +128,16 @@ def unfinished(run_id: str, name: str, kind: str, started_at: datetime) -> Findi
     """That a run began and did not finish, as an alert of its own."""
     reason = f"{kind} run {name} ({run_id}) began at {started_at:%Y-%m-%d %H:%M} UTC and did not finish"
     return Finding(f"run {name}", "unfinished", "alert", reason, "INSTRUMENT", started_at.date(), run_id)
+
+
+def incomplete(night: Night, now: datetime) -> list[Finding]:
+    """Which parts of a night failed, each as an alert of its own; of a whole night, that it is whole."""
+    base = Finding(f"night {night.name}", "incomplete", "ok", "every part is there", night=now.date(), last_run=night.run_id)
+    failed = [
+        base._replace(decision="alert", reason=f"{part} is missing: {why}", cause="INSTRUMENT", subject=part)
+        for part, why in night.missing.items()
+    ]
+    return [base._replace(reason=f"{len(failed)} parts are missing") if failed else base, *failed]
 
 
 def _missing(spec: MonitorSpec, rows: pl.DataFrame, now: datetime) -> Finding:

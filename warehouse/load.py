@@ -33,7 +33,7 @@ from schemas.rows import (
     RunVerdict,
     Verdict,
 )
-from warehouse.connect import LOCK_TIMEOUT_S, LoadError, locked, opened, publish, replace, transaction
+from warehouse.connect import LOCK_TIMEOUT_S, LoadError, locked, opened, publish, replace, snapshot_path, transaction
 
 TABLES: dict[str, type[Row]] = {
     "benchmarks": Benchmark,
@@ -89,6 +89,15 @@ def load_run(warehouse: Path, lake_root: Path, manifest: Mapping[str, Any], *, t
             is_new = _insert(connection, manifest["run_id"], tables)
         publish(warehouse)
     return is_new
+
+
+def prepare(warehouse: Path) -> None:
+    """Make sure of a warehouse, also where no run is in it yet, and of its snapshot."""
+    if not snapshot_path(warehouse).exists():
+        with locked(warehouse):
+            with opened(warehouse):
+                pass
+            publish(warehouse)
 
 
 def rebuild(warehouse: Path, lake_root: Path, manifests: Iterable[Mapping[str, Any]]) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from flows.choices import benchmarks_of, configuration
-from flows.commands.options import LOCK, config_option, home_option, json_option, settings
+from flows.choices import LOCK, benchmarks_of, configuration
+from flows.commands.options import config_option, home_option, json_option, settings
 from flows.output import print_card, print_table, summary
 from flows.settings import Settings
 

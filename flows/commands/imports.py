@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from flows.choices import benchmarks_of
-from flows.commands.options import LOCK, home_option, json_option, settings
+from flows.choices import LOCK, benchmarks_of
+from flows.commands.options import home_option, json_option, settings
 from flows.commands.verdicts import verdicts
 from flows.output import report
 from flows.settings import Settings

@@ -8,8 +8,8 @@ from zoneinfo import available_timezones
 
 import click
 
-from flows.choices import benchmarks_of, configuration, model_of
-from flows.commands.options import LOCK, config_option, home_option, json_option, settings
+from flows.choices import LOCK, benchmarks_of, configuration, model_of
+from flows.commands.options import config_option, home_option, json_option, settings
 from flows.output import print_table
 from flows.settings import Settings
 from schemas import crosswalk

@@ -8,8 +8,6 @@ import click
 
 from flows.settings import Settings
 
-LOCK = Path("midwatch.lock")
-
 settings = click.make_pass_decorator(Settings, ensure=True)
 
 

@@ -6,8 +6,8 @@ from typing import get_args
 
 import click
 
-from flows.choices import configuration, narrowed, run_id_of
-from flows.commands.options import LOCK, config_option, home_option, json_option, settings
+from flows.choices import LOCK, configuration, narrowed, run_id_of
+from flows.commands.options import config_option, home_option, json_option, settings
 from flows.output import print_table, report
 from flows.settings import Settings
 from schemas.config import ProtocolName

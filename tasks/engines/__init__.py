@@ -21,8 +21,14 @@ _past = Stats()  # of engines that were closed
 
 @contextmanager
 def engines(folder: Path) -> Iterator[None]:
-    """Within this context `open_engine` works; logs go to `folder`. Afterwards every engine that it started has ended."""
+    """Within this context `open_engine` works; logs go to `folder`. Afterwards every engine that it started has ended.
+
+    Within another one it changes nothing: engines stay, so that the next flow need not start them again.
+    """
     global _folder
+    if _folder is not None:
+        yield
+        return
     _folder = folder
     try:
         yield
@@ -33,11 +39,11 @@ def engines(folder: Path) -> Iterator[None]:
 
 
 def open_engine(resolved: Resolved) -> Client:
-    """The client of a model; a `vllm serve` of ours is started for it, after the one of another model was stopped."""
+    """The client of a model; a `vllm serve` of ours is started for it, after that of another, or a dead one, was stopped."""
     model = resolved.model
     key = digest(model.model_dump(mode="json"), resolved.location)
     with _lock:
-        if key in _open:
+        if key in _open and _open[key][0].died() is None:
             return _open[key][0]
         if _folder is None:
             raise EngineError(f"{model.model}: asked for outside of a run; open it within `engines(folder)`")

@@ -95,11 +95,12 @@ class Client:
         api_key: str | None,
         requests: Requests,
         *,
-        died: Callable[[], str | None] | None = None,
+        died: Callable[[], str | None] = lambda: None,
         backoff_s: float = 1.0,
     ) -> None:
         self._replicas = [_Replica(_checked(url, f"base URL {n}")) for n, url in enumerate(base_urls, 1)]
-        self._model, self._requests, self._died, self._backoff_s = model, requests, died, backoff_s
+        self._model, self._requests, self._backoff_s = model, requests, backoff_s
+        self.died = died
         self._key = api_key.strip() if api_key else ""
         if not (self._key.isascii() and self._key.isprintable()):
             raise EngineError("the API key holds characters that no HTTP header can; set the variable to the key alone")
@@ -340,7 +341,7 @@ class Client:
 
     def _rest(self, replica: _Replica, e: Exception) -> None:
         """Leave a replica alone for a while; EngineError when each failed `attempts` times in a row, or ours died."""
-        if self._died and (why := self._died()):
+        if why := self.died():
             raise EngineError(why) from None
         replica.failures += 1
         pause = min(_MAX_BACKOFF_S, self._backoff_s * 2 ** (replica.failures - 1))

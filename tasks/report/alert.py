@@ -11,6 +11,7 @@ WHERE_TO_LOOK = {
     "unscored": 'midwatch sql "select error, count(*) from verdict_details where error is not null group by 1 order by 2 desc"',
     "missing": "midwatch runs; midwatch doctor",
     "unfinished": "midwatch runs; the same command goes on where it stopped",
+    "incomplete": "midwatch doctor; midwatch night  (what is done is not done again)",
     "emerging": "midwatch drift new {monitor} --model MODEL  (the clusters, with example prompts)",
     "self_test": "midwatch monitor --json  (what the self-test saw)",
 }

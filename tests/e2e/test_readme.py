@@ -57,5 +57,5 @@ def test_every_command_of_the_readme_works_as_written(folder):
     runs = subprocess.run(["midwatch", "runs", "--json"], cwd=folder, env=environment, capture_output=True, check=True).stdout
     kinds = [run["kind"] for run in json.loads(runs)]
     made = ["evaluate", "evaluate", "import", "judge", "judge", "label", "calibrate", "evaluate", "judge"]
-    made += ["judge", "observe", "monitor"]
+    made += ["judge", "observe", "monitor", "night", "evaluate", "monitor"]
     assert kinds == made[::-1]
