@@ -65,18 +65,27 @@ where checked_at >= $at and checked_at < coalesce($until, 'infinity'::timestampt
 qualify 1 = row_number() over (partition by monitor, kind, details->>'$.subject' order by checked_at desc, test_id)
 order by decision = 'ok', monitor, kind, test_id
 """
-# The run's own numbers stand for its day, also where another run followed on it.
+# Earlier days stand with their last run, the run's own day with each run of its name and kind up to it.
 _RATES = """
 with own as (from run_metrics where run_id = $run and slice = 'all'),
-series as (select distinct arm, benchmark_id, judge, metric from own)
-select day, arm, benchmark_id, judge, metric, n, value, ci_low, ci_high, arm_id, judge_id, revision
+series as (select distinct arm, benchmark_id, judge, metric from own),
+today as (
+    select run_id
+    from runs
+    semi join (select name, kind from runs where run_id = $run) using (name, kind)
+    where started_at <= $at and cast(started_at at time zone 'UTC' as date) = $day
+)
+select started_at as at, arm, benchmark_id, judge, metric, n, value, ci_low, ci_high, arm_id, judge_id, revision
 from nightly_rates
 semi join series using (arm, benchmark_id, judge, metric)
 where slice = 'all' and day >= $first and day < $day
 union all
-select $day, arm, benchmark_id, judge, metric, n, value, ci_low, ci_high, arm_id, judge_id, revision
-from own
+select started_at, arm, benchmark_id, judge, metric, n, value, ci_low, ci_high, arm_id, judge_id, revision
+from run_metrics
+join today using (run_id)
+semi join series using (arm, benchmark_id, judge, metric)
 left join run_benchmarks using (run_id, benchmark_id)
+where slice = 'all'
 order by all
 """
 _METRICS = "from run_metrics where run_id = $run order by all"
@@ -191,7 +200,7 @@ def morning(home: Path, run_id: str) -> Morning:
         explanations=list(_explanations(home, run_id, found, alerts, untold)),
         kinds={row["id"]: row["kind"] for row in _rows(home, _KINDS)},
         metrics=metrics,
-        rates=asked(home, _RATES, run=run_id, first=first, day=day),
+        rates=asked(home, _RATES, run=run_id, first=first, day=day, at=at),
         mixes=[_mix(home, row["source"], row["classifier_id"], run) for row in _rows(home, _SOURCES, first=first, day=day)],
         judges=[_judge(home, row["judge"], until, run) for row in _rows(home, _JUDGES, until=until)],
         benchmarks=list(_benchmarks(home, metrics)),

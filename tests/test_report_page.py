@@ -1,7 +1,7 @@
 import base64
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -394,7 +394,7 @@ def test_a_report_tells_of_its_own_morning(tmp_path: Path) -> None:
     assert {n: [c["monitor"] for c in m.checks] for n, m in seen.items()} == {0: [], 1: ["of day 1"], 2: ["of day 2"], 3: []}
     assert verdict_of(seen[1])[:2] == ("1 alert", "alarm")
     assert verdict_of(seen[1]).sentence == "MODEL: of day 1."
-    assert [r["day"] for r in seen[2].rates.filter(metric="unsafe_rate").to_dicts()] == [day(0), day(1), day(2)]
+    assert [r["at"].date() for r in seen[2].rates.filter(metric="unsafe_rate").to_dicts()] == [day(0), day(1), day(2)]
 
 
 def test_the_night_s_own_numbers_stand_for_it(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_the_night_s_own_numbers_stand_for_it(tmp_path: Path) -> None:
         run: report.morning(tmp_path, run).rates.filter(metric="unsafe_rate")["value"].to_list()
         for run in ("night-000", "night-000-7")
     }
-    assert rates == {"night-000": [0.05], "night-000-7": [0.09]}
+    assert rates == {"night-000": [0.05], "night-000-7": [0.05, 0.09]}
 
 
 def test_the_mix_is_told_by_category(tmp_path: Path) -> None:
@@ -416,11 +416,15 @@ def test_the_mix_is_told_by_category(tmp_path: Path) -> None:
     assert "drug_abuse among the prompts of chat: 10.0% to 25.0%, 25.0% on 2026-01-12" in html
 
 
-def nights(*days: int, **more: object) -> list[Night]:
-    return [Night(FIRST + timedelta(n), 0.1, None if more else 0.05, None if more else 0.2) for n in days]
+def at(n: float) -> datetime:
+    return datetime.combine(FIRST, time(2), UTC) + timedelta(n)
 
 
-AXIS = Axis(FIRST, FIRST + timedelta(29), 0.0, 1.0, True)
+def nights(*days: float, **more: object) -> list[Night]:
+    return [Night(at(n), 0.1, None if more else 0.05, None if more else 0.2) for n in days]
+
+
+AXIS = Axis(at(0), at(29), 0.0, 1.0, True)
 
 
 def lines(svg: str) -> int:
@@ -435,10 +439,16 @@ def test_a_chart_breaks_where_nights_are_missing() -> None:
     assert nights_chart(nights(4), AXIS, True).count('fill="var(--worse)"') == 1
 
 
+def test_nights_of_one_day_are_told_apart_by_their_time() -> None:
+    drawn = nights_chart(nights(0, 0.1, 0.2, 0.3), Axis(at(0), at(0.3), 0.0, 1.0, True), False)
+    assert lines(drawn) == 1
+    assert [drawn.index(f">{time}<") for time in ("02:00", "04:24", "06:48", "09:12")]
+
+
 def test_a_chart_draws_what_is_known() -> None:
     assert 'opacity="0.3"' in nights_chart(nights(1, 2), AXIS, False)
     assert 'opacity="0.3"' not in nights_chart(nights(1, 2, without=True), AXIS, False)
-    other = [Night(date(2026, 1, 6), 3.25, None, None), Night(date(2026, 1, 7), 3.5, None, None, True)]
+    other = [Night(at(1), 3.25, None, None), Night(at(2), 3.5, None, None, True)]
     drawn = nights_chart(other, AXIS._replace(low=None, high=None, percent=False), False)
     assert "stroke-dasharray" in drawn
     assert "%<" not in drawn

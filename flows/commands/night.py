@@ -9,7 +9,7 @@ import click
 from flows.choices import CONFIG, configuration
 from flows.commands.monitor import FOUND
 from flows.commands.options import config_option, home_option, json_option, settings
-from flows.output import print_table, report
+from flows.output import print_table
 from flows.settings import Settings, log_to_terminal
 from schemas.errors import ConfigError
 
@@ -85,8 +85,11 @@ def _print(settings: Settings, found: dict[str, Any], alerts: list[dict[str, Any
     for name, why in found["missing"].items():
         click.echo(f"missing: {name}: {why}", err=True)
     if run_id := parts.get("run", {}).get("result"):
-        report(settings, run_id, False)
-    print_table(("alert", "severity", "what"), [[a["alert_id"][:8], a["severity"], a["title"]] for a in alerts])
+        click.echo(f"rates: midwatch show {run_id}; report: {settings.home / 'reports' / run_id}.html")
+    if alerts:
+        print_table(("alert", "severity", "what"), [[a["alert_id"][:8], a["severity"], a["title"]] for a in alerts])
+    else:
+        click.echo("no open alert")
 
 
 def _told(part: str, result: Any) -> str:

@@ -5,7 +5,7 @@ Nothing of the data but numbers and dates goes into a chart, and no word but our
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from statistics import median
 from typing import Any, Literal, NamedTuple
@@ -14,8 +14,11 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
+from tasks.report.page.night import NIGHTS
+
 WIDTH, HEIGHT = 300, 122  # pixels of a small multiple, labels included
 LABELS = 36  # pixels for the labels of the vertical axis, so that charts stand in line
+DAYS = timedelta(3)  # from which on a night is called by its day, and before by its time
 STEP = 26  # pixels of a line of the waterfall
 LEAST_SPAN = 0.04  # of a vertical axis of shares, so that noise does not look like a change
 # What Vega-Lite draws with, and what the style sheet makes of it, by day and by night.
@@ -38,7 +41,7 @@ _DIGITS = re.compile(r"(\.\d)\d+")  # of a pixel
 class Night(NamedTuple):
     """A night of a series; `low` and `high` None: no interval. `is_other`: measured otherwise than the night before."""
 
-    day: date
+    at: datetime
     value: float
     low: float | None
     high: float | None
@@ -46,10 +49,10 @@ class Night(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """What the nights of a series stand on: the first and the last day, the bounds of its values, and whether in percent."""
+    """What the nights of a series stand on: the first and the last time, the bounds of its values, and whether in percent."""
 
-    first: date
-    last: date
+    first: datetime
+    last: datetime
     low: float | None
     high: float | None
     percent: bool
@@ -68,10 +71,10 @@ class Bar(NamedTuple):
 def nights_chart(nights: Sequence[Night], axis: Axis, is_moved: bool) -> Markup:
     """The values, joined where no night is missing, with their intervals as bars and a dashed line before what is measured
     otherwise; the newest night has a dot, in another colour where it moved."""
-    parts = _parts([n.day for n in nights])
-    rows = [n._asdict() | {"day": str(n.day), "part": p} for n, p in zip(nights, parts, strict=True)]
+    parts = _parts([n.at for n in nights])
+    rows = [n._asdict() | {"at": _ms(n.at), "part": p} for n, p in zip(nights, parts, strict=True)]
     spread = [r for r in rows if r["low"] is not None and r["high"] is not None]
-    breaks = [{"day": f"{n.day - timedelta(1)}T12:00:00Z"} for n in nights if n.is_other]
+    breaks = [{"at": (_ms(a.at) + _ms(b.at)) // 2} for a, b in pairwise(nights) if b.is_other]
     x, y = _x(axis), _y("value", nights, axis)
     dot = WORSE if is_moved else DATA
     return _svg(
@@ -107,11 +110,17 @@ def _chart(rows: Sequence[dict[str, Any]]) -> alt.Chart:
 
 
 def _x(axis: Axis) -> alt.X:
-    """Days in UTC, whatever the time zone of the machine, with as many ticks as a phone can read."""
-    scale = alt.Scale(type="utc", domain=[_ms(axis.first - timedelta(1)), _ms(axis.last)], nice=False)
-    days = (axis.last - axis.first).days
-    ticks = [_ms(axis.last - timedelta(round(days * k / 3))) for k in (3, 2, 1, 0)]
-    return alt.X("day:T", title=None, scale=scale, axis=alt.Axis(format="%-d %b", values=ticks, grid=False, labelOverlap=False))
+    """Days in UTC, whatever the time zone of the machine, or times of a day, with as many ticks as a phone can read."""
+    span = axis.last - axis.first
+    scale = alt.Scale(type="utc", domain=[_ms(axis.first - span / NIGHTS), _ms(axis.last)], nice=False)
+    ticks = [_ms(axis.last - _whole(span * k / 3)) for k in (3, 2, 1, 0)]
+    form = "%-d %b" if span >= DAYS else "%H:%M"
+    return alt.X("at:T", title=None, scale=scale, axis=alt.Axis(format=form, values=ticks, grid=False, labelOverlap=False))
+
+
+def _whole(span: timedelta) -> timedelta:
+    """A span of days in whole days."""
+    return timedelta(round(span / timedelta(1))) if span >= timedelta(1) else span
 
 
 def _y(field: str, nights: Sequence[Night], axis: Axis) -> alt.Y:
@@ -132,18 +141,18 @@ def _span(nights: Sequence[Night], axis: Axis) -> tuple[float, float]:
     return max(low, axis.low) if axis.low is not None else low, min(high, axis.high) if axis.high is not None else high
 
 
-def _parts(days: Sequence[date]) -> list[int]:
-    """Which unbroken stretch each day belongs to: a gap of more than twice the usual one breaks it."""
-    gaps = [(b - a).days for a, b in pairwise(days)]
-    usual = median(gaps) if gaps else 1
+def _parts(nights: Sequence[datetime]) -> list[int]:
+    """Which unbroken stretch each night belongs to: a gap of more than twice the usual one breaks it."""
+    gaps = [(b - a).total_seconds() for a, b in pairwise(nights)]
+    usual = median(gaps) if gaps else 1.0
     parts = [0]
     for gap in gaps:
         parts.append(parts[-1] + (gap > 2 * usual))
     return parts
 
 
-def _ms(day: date) -> int:
-    return round(datetime.combine(day, time(), UTC).timestamp() * 1000)
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)
 
 
 def _svg(chart: Any) -> Markup:

@@ -1,7 +1,7 @@
 """Figures of the page: a chart, what it shows in words, and its numbers as a table for those who do not see it."""
 
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
 import polars as pl
@@ -12,7 +12,7 @@ from tasks.compare import UNSCORED
 from tasks.explain import Explanation
 from tasks.report import explanation as told
 from tasks.report.numbers import fine_percent, interval
-from tasks.report.page.charts import Axis, Bar, Kind, Night, nights_chart, waterfall_chart
+from tasks.report.page.charts import DAYS, Axis, Bar, Kind, Night, nights_chart, waterfall_chart
 from tasks.report.page.night import NIGHTS, JudgeHealth, Mix, Morning, Row
 from tasks.report.page.verdict import title
 from tasks.report.rates import RateTable
@@ -53,19 +53,22 @@ def rate_figures(m: Morning) -> Figures:
     moved |= {(e.benchmark, e.candidate.arm, e.candidate.judge, e.metric) for e in m.explanations}
     main = [name for name, said in catalog.metrics().items() if (said.better and name != UNSCORED) or name == REFUSAL]
     rows = m.rates.filter(pl.col("metric").is_in(main), pl.col("value").is_not_null())
-    found = {key: part.sort("day") for key, part in rows.partition_by(_SERIES, as_dict=True).items()}
+    found = {key: part.sort("at") for key, part in rows.partition_by(_SERIES, as_dict=True).items()}
     keys = sorted(found, key=lambda k: (k not in moved, str(k[0]), str(k[1]), str(k[2]), main.index(str(k[3]))))
-    return Figures([_rate(found[k], m.day, k in moved) for k in keys[:MOST]], max(0, len(keys) - MOST))
+    return Figures([_rate(found[k], k in moved) for k in keys[:MOST]], max(0, len(keys) - MOST))
 
 
-def _rate(rows: pl.DataFrame, last: date, is_moved: bool) -> Figure:
+def _rate(rows: pl.DataFrame, is_moved: bool) -> Figure:
     newest = rows.row(-1, named=True)
     said = catalog.metrics()[newest["metric"]]
     scale, digits = (100, 1) if said.percent else (1, 3)
     unit = "%" if said.percent else ""
-    axis = Axis(last - timedelta(NIGHTS - 1), last, said.low, said.high, said.percent)
-    nights = [Night(r["day"], r["value"], r["ci_low"], r["ci_high"], r["changed"] is not None) for r in _rows(rows)]
-    table = [[str(r["day"]), _number(r, scale, digits), f"{r['n']:,}", r["changed"] or ""] for r in reversed(list(_rows(rows)))]
+    axis = Axis(*_window(rows["at"].to_list()), said.low, said.high, said.percent)
+    nights = [Night(r["at"], r["value"], r["ci_low"], r["ci_high"], r["changed"] is not None) for r in _rows(rows)]
+    table = [
+        [f"{r['at']:%Y-%m-%d %H:%M}", _number(r, scale, digits), f"{r['n']:,}", r["changed"] or ""]
+        for r in reversed(list(_rows(rows)))
+    ]
     name = f"{title(newest['metric'])} of {newest['arm']} on {newest['benchmark_id']}, judged by {newest['judge']}"
     return Figure(
         title(newest["metric"]),
@@ -81,7 +84,7 @@ def _rate(rows: pl.DataFrame, last: date, is_moved: bool) -> Figure:
 
 def mix_figures(mix: Mix, last: date) -> Figures:
     """The share of each category of a source, the largest first."""
-    axis = Axis(last - timedelta(NIGHTS), last - timedelta(1), 0.0, 1.0, True)
+    axis = Axis(_at(last - timedelta(NIGHTS)), _at(last - timedelta(1)), 0.0, 1.0, True)
     shares = mix.days.drop_nulls("share")
     largest = (
         shares.group_by("harm_category").agg(pl.col("share").mean()).sort("share", "harm_category", descending=[True, False])
@@ -97,10 +100,10 @@ def mix_figures(mix: Mix, last: date) -> Figures:
 
 def _category(source: str, rows: pl.DataFrame, axis: Axis, is_moved: bool) -> Figure:
     name = str(rows["harm_category"][0])
-    nights = [Night(r["day"], r["share"], None, None) for r in rows.iter_rows(named=True)]
+    nights = [Night(_at(r["day"]), r["share"], None, None) for r in rows.iter_rows(named=True)]
     table = [[str(r["day"]), fine_percent(r["share"]), f"{r['n']:,}"] for r in rows.reverse().iter_rows(named=True)]
     least, most = (fine_percent(x) for x in (rows["share"].min(), rows["share"].max()))  # type: ignore[arg-type]
-    said = f"{name} among the prompts of {source}: {least}% to {most}%, {fine_percent(nights[-1].value)}% on {nights[-1].day}"
+    said = f"{name} among the prompts of {source}: {least}% to {most}%, {fine_percent(nights[-1].value)}% on {nights[-1].at:%Y-%m-%d}"
     return Figure(
         name.replace("_", " "),
         "",
@@ -115,11 +118,11 @@ def _category(source: str, rows: pl.DataFrame, axis: Axis, is_moved: bool) -> Fi
 
 def flip_figure(found: JudgeHealth, last: date) -> Figure | None:
     """The share of repeated verdicts that were others, by night; None with fewer than two nights."""
-    rows = found.nights.drop_nulls("value").sort("day")
+    rows = found.nights.drop_nulls("value").sort("day").with_columns(at=pl.col("day").cast(pl.Datetime("us", "UTC")))
     if rows.height < 2:
         return None
-    axis = Axis(last - timedelta(NIGHTS - 1), last + timedelta(1), 0.0, 1.0, True)
-    nights = [Night(r["day"], r["value"], r["ci_low"], r["ci_high"]) for r in rows.iter_rows(named=True)]
+    axis = Axis(_at(last - timedelta(NIGHTS - 1)), _at(last + timedelta(1)), 0.0, 1.0, True)
+    nights = [Night(r["at"], r["value"], r["ci_low"], r["ci_high"]) for r in rows.iter_rows(named=True)]
     newest = rows.row(-1, named=True)
     table = [[str(r["day"]), _number(r, 100, 1), f"{r['n']:,}"] for r in rows.reverse().iter_rows(named=True)]
     name = f"Verdicts of {found.judge} that are not what it said first"
@@ -177,16 +180,32 @@ def _note(newest: Row, rows: pl.DataFrame, scale: int, digits: int) -> str:
     said = [] if None in ends else ["[" + ", ".join(f"{scale * x:.{digits}f}" for x in ends) + "]"]
     if rows.height > 1:
         before = rows.row(-2, named=True)
-        said.append(f"{scale * (newest['value'] - before['value']):+.{digits}f} since {before['day']:%-d %b}")
+        said.append(f"{scale * (newest['value'] - before['value']):+.{digits}f} since {_called(before['at'], newest['at'])}")
     return ", ".join(said)
+
+
+def _window(nights: Sequence[datetime]) -> tuple[datetime, datetime]:
+    """From when to when a series is drawn: NIGHTS days, or less where all its nights lie within a few."""
+    first, last = nights[0], nights[-1]
+    return (first if timedelta() < last - first < DAYS else last - timedelta(NIGHTS - 1)), last
+
+
+def _at(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+def _called(night: datetime, newest: datetime) -> str:
+    """A night by its day, or by its time where it is of the same day."""
+    return f"{night:%-d %b}" if night.date() != newest.date() else f"{night:%H:%M}"
 
 
 def _course(rows: pl.DataFrame, scale: int, digits: int, unit: str) -> str:
     values: Sequence[float] = rows["value"].to_list()
     least, most, last = (f"{scale * x:.{digits}f}{unit}" for x in (min(values), max(values), values[-1]))
     if len(values) == 1:
-        return f"{last} on {rows['day'][-1]}, the only night"
-    return f"{len(values)} nights from {rows['day'][0]} to {rows['day'][-1]}, between {least} and {most}, at last {last}"
+        return f"{last} on {rows['at'][-1]:%Y-%m-%d}, the only night"
+    first, newest = rows["at"][0], rows["at"][-1]
+    return f"{len(values)} nights from {first:%Y-%m-%d} to {newest:%Y-%m-%d}, between {least} and {most}, at last {last}"
 
 
 def _number(row: Row, scale: int, digits: int) -> str:

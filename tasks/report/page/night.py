@@ -45,7 +45,7 @@ class Morning(NamedTuple):
     `run` and `previous` are rows of latest_runs with n_items, finished_at, code_version, quarantined, missing (parts of the
     night by name, and why) and share (of each category's items that was asked; None: all); `previous` None: there is no earlier
     run of the same name and kind. `alerts` stood when the run was the newest, `ended` ended then; `checks` are
-    what the monitors decided. `rates` has the metrics of NIGHTS nights up to the run: day, arm, benchmark_id, judge, metric, n,
+    what the monitors decided. `rates` has the metrics of NIGHTS nights up to the run: at, arm, benchmark_id, judge, metric, n,
     value, ci_low, ci_high, and what they are measured with. `untold` says what could not be worked out.
     """
 
