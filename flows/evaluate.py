@@ -7,17 +7,17 @@ from prefect import flow
 
 from flows.bridge import bridge
 from flows.publish import publish
-from flows.steps import Answered, Context, Questions, answer, appoint, choose, given, judge, mark, part, questions
+from flows.steps import Answered, Appointed, Context, Questions, answer, appoint, choose, given, judge, mark, part, questions
 from schemas.config import ArmSpec, JudgeSpec, RunSpec
 from schemas.errors import MidwatchError
-from schemas.rows import RunKind
+from schemas.rows import Judge, RunKind
 from tasks import runs
 from tasks.assemble import FREE, Parts
 from tasks.budget import thinned
 from tasks.engines import engines
 from tasks.engines.weights import Resolved, resolve
-from tasks.ingest import Pin, benchmark_of, locate
-from tasks.lake import Lake
+from tasks.ingest import Pin, Source, benchmark_of, locate
+from tasks.lake import Artifact, Lake
 from tasks.prompts import asking_of
 
 TRIES = 2  # of an arm, where the run goes on without it: its engine may have crashed
@@ -39,14 +39,9 @@ def evaluate(
     """
     lake, pins = Lake(root=home / "lake"), pins or {}
     missing: dict[str, str] | None = {} if is_partial else None
-    sources, models = [], dict[str, Resolved]()
     for b in spec.benchmarks:
         asking_of(b, benchmark_of(b).card, "")  # a protocol that does not fit is told before anything is written
-        with part(missing, f"benchmark {b.id}"):
-            sources.append(locate(b, pins.get(b.id)))
-    for name, model in spec.models.items():
-        with part(missing, f"model {name}"):
-            models[name] = resolve(model, home / "models")
+    sources, models = _sources(spec, pins, missing), _models(spec, home, missing)
     appointed = appoint(lake, _able(spec.judges, models, missing), models)  # and so is an unknown judge
     started = runs.begin(lake, kind, spec.name, {"spec": spec.model_dump(mode="json"), "fresh": fresh})
     context = Context(lake, started, fresh, spec.max_quarantined, missing)
@@ -60,11 +55,7 @@ def evaluate(
         answered += [given(context, q) for q in asked if not q.asking.code.answered]
         if not answered:
             raise MidwatchError(f"nothing was answered: {'; '.join((missing or {}).values())}")
-        free = [a for a in answered if a.questions.asking in FREE]
-        shards, items = [s for a in free for s in a.shards], [c for a in free for c in a.questions.chosen]
-        judged = judge(context, appointed, shards, items, spec.shard_size) if free else []
-    keyed = [(a.questions.chosen, [s.responses for s in a.shards]) for a in answered if a.questions.asking not in FREE]
-    judged += [mark(context, keyed)] if keyed else []
+        judged = _judged(context, appointed, answered, spec.shard_size)
     parts = Parts(
         chosen,
         [a.arm for a in answered],
@@ -79,6 +70,22 @@ def evaluate(
     return run_id
 
 
+def _sources(spec: RunSpec, pins: Mapping[str, Pin], missing: dict[str, str] | None) -> list[Source]:
+    found = []
+    for b in spec.benchmarks:
+        with part(missing, f"benchmark {b.id}"):
+            found.append(locate(b, pins.get(b.id)))
+    return found
+
+
+def _models(spec: RunSpec, home: Path, missing: dict[str, str] | None) -> dict[str, Resolved]:
+    found = {}
+    for name, model in spec.models.items():
+        with part(missing, f"model {name}"):
+            found[name] = resolve(model, home / "models")
+    return found
+
+
 def _answers(
     context: Context, arms: Sequence[ArmSpec], models: Mapping[str, Resolved], asked: Sequence[Questions]
 ) -> list[Answered]:
@@ -91,6 +98,17 @@ def _answers(
                     raise MidwatchError(f"its model {arm.model} is missing")
                 done[arm.name] = [answer(context, arm, models[arm.model], q) for q in asked if q.asking.code.answered]
     return [answered for arm in arms for answered in done.get(arm.name, [])]
+
+
+def _judged(
+    context: Context, appointed: Sequence[Appointed], answered: Sequence[Answered], size: int
+) -> list[tuple[Judge, list[Artifact]]]:
+    """Each judge's verdicts on free answers, and the answer key's on the others."""
+    free = [a for a in answered if a.questions.asking in FREE]
+    shards, items = [s for a in free for s in a.shards], [c for a in free for c in a.questions.chosen]
+    judged = judge(context, appointed, shards, items, size) if free else []
+    keyed = [(a.questions.chosen, [s.responses for s in a.shards]) for a in answered if a.questions.asking not in FREE]
+    return [*judged, mark(context, keyed)] if keyed else judged
 
 
 def _able(judges: Sequence[JudgeSpec], models: Mapping[str, Resolved], missing: dict[str, str] | None) -> list[JudgeSpec]:

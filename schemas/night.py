@@ -21,7 +21,7 @@ class SentinelSpec(Config):
 class BudgetSpec(Config):
     """What a night may cost at most; null: whatever it takes. A night that would cost more asks fewer items."""
 
-    requests: PositiveInt | None = Field(None, description="to the models of arms and judges")
+    requests: PositiveInt | None = Field(None, description="to the models of arms and judges, by the run itself")
     tokens: PositiveInt | None = Field(None, description="of prompts and responses of the arms")
     minutes: PositiveFloat | None = Field(None, description="of the run itself, by the pace of the nights before")
 
