@@ -37,7 +37,7 @@ _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 _DEAD = f"No heartbeat for {SILENCE.seconds} seconds: its process is gone."
 _LEFT_OUT = f"No worker took it up for {PATIENCE.seconds // 3600} hours; the next night is near."
 _SUBJECT = "Midwatch: night {{ flow_run.name }} is {{ flow_run.state.name }}"
-_BODY = "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
+_BODY = "{{ deployment.name }}, due at {{ flow_run.expected_start_time }}. {{ flow_run.state.message }}"
 _WORKERS = ("PREFECT_HOME", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL")  # the worker's own say on these stays
 
 

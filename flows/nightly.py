@@ -23,7 +23,7 @@ from flows.publish import publish
 from flows.report import write_report
 from flows.sentinel import sentinel
 from flows.settings import Settings
-from flows.steps import Context
+from flows.steps import Context, part
 from schemas.config import RunSpec, load
 from schemas.errors import MidwatchError
 from schemas.night import SentinelSpec
@@ -42,7 +42,7 @@ log = logging.getLogger("midwatch.night")
 _MISSING = "select coalesce(environment->>'$.missing', '{}') as missing from runs where run_id = $run"
 
 
-@flow(name="nightly", flow_run_name="{config}")
+@flow(name="nightly", flow_run_name="{config.stem}")
 def nightly(config: Path, home: Path) -> str:
     """The run_id of tonight's record: its parts, what each brought or why it is missing, and what was planned.
 
@@ -75,7 +75,8 @@ def _night(context: Context, spec: RunSpec, home: Path, pins: Mapping[str, Pin])
         raise MidwatchError(f"the monitors could not look, so the night is not over: {why}")
     publish(context, home, Parts([], [], [], [], [], facts={"night": {"parts": diary.parts, "missing": missing, "plan": plan}}))
     if run_id:
-        _report(home, run_id)
+        with part({}, "report"):  # midwatch report makes it at any time
+            _report(home, run_id)
     write_measures(home, context.started, run_id, len(missing))
     return context.started.run_id
 

@@ -1,48 +1,18 @@
 """A Prefect server of the user's own shows the run."""
 
-import os
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from command import Midwatch, configured, wait_until
+from command import Midwatch, configured
 from scripted import Scripted
 from test_crash import answer
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """The API's URL of `prefect server start`."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command = [Path(sys.executable).with_name("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}/api"
-
-    def is_healthy() -> bool:
-        try:
-            return httpx.get(f"{url}/health").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    try:
-        wait_until(is_healthy, 120)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def test_the_run_is_in_the_servers_api(server: str, tmp_path: Path) -> None:
