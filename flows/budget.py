@@ -7,7 +7,7 @@ import polars as pl
 from prefect import flow
 
 from flows.asked import asked
-from flows.steps import ingest
+from flows.steps import ingest, part
 from schemas.config import ArmSpec, RunSpec
 from schemas.errors import MidwatchError
 from tasks.budget import Plan, places, plan
@@ -39,16 +39,20 @@ def planned(spec: RunSpec, home: Path, pins: Mapping[str, Pin]) -> Plan:
     An answer that is stored, and can't have changed, costs nothing. Tokens and minutes are those that the arms took so far.
     """
     lake = Lake(root=home / "lake")
-    items = pl.concat([_costs(spec, chosen, home, lake) for chosen in _chosen(spec, lake, pins)])
-    return plan(items, spec.night.budget)
+    costs = [_costs(spec, chosen, home, lake) for chosen in _chosen(spec, lake, pins)]
+    if not costs:
+        raise MidwatchError("no benchmark is there, so what the night would cost is not known")
+    return plan(pl.concat(costs), spec.night.budget)
 
 
 def _chosen(spec: RunSpec, lake: Lake, pins: Mapping[str, Pin]) -> Iterator[Chosen]:
+    """The benchmarks that are there; the run tells why another is not."""
     for b in spec.benchmarks:
-        found = ingest(lake, locate(b, pins.get(b.id)), pins.get(b.id), spec.max_quarantined)
-        ids = sampled(lake, found.items, b.limit)
-        asking = asking_of(b, benchmark_of(b).card, found.revision)
-        yield Chosen(benchmark=found.benchmark, files=found.items, ids=ids, asking=asking)
+        with part({}, f"benchmark {b.id}"):
+            found = ingest(lake, locate(b, pins.get(b.id)), pins.get(b.id), spec.max_quarantined)
+            ids = sampled(lake, found.items, b.limit)
+            asking = asking_of(b, benchmark_of(b).card, found.revision)
+            yield Chosen(benchmark=found.benchmark, files=found.items, ids=ids, asking=asking)
 
 
 def _costs(spec: RunSpec, chosen: Chosen, home: Path, lake: Lake) -> pl.DataFrame:

@@ -65,9 +65,12 @@ def _night(context: Context, spec: RunSpec, home: Path, pins: Mapping[str, Pin])
     if spec.night.repeat:
         twice = _limited(spec, spec.night.repeat)
         diary.part("repeat", lambda: evaluate(twice, home, pins, fresh=True, kind="repeat", is_partial=True))
-    plan = diary.part("plan", lambda: planned(spec, home, pins).record) if spec.night.budget.is_limited else None
-    tonight = spec.model_copy(update={"share": plan["share"] if plan else spec.share})
-    run_id = diary.part("run", lambda: evaluate(tonight, home, pins, is_partial=True))
+    plan, run_id = None, None
+    if spec.night.budget.is_limited:
+        plan = diary.part("plan", lambda: planned(spec, home, pins).record)
+    if plan or not spec.night.budget.is_limited:  # what is not planned could cost anything
+        tonight = spec.model_copy(update={"share": plan["share"] if plan else spec.share})
+        run_id = diary.part("run", lambda: evaluate(tonight, home, pins, is_partial=True))
     missing = diary.missing | (_missing_in(home, run_id) if run_id else {})
     this = Night(spec.name, run_id, missing)
     diary.part("monitors", lambda: monitor(spec.monitors, spec.alerts, _frozen(spec, home), home, datetime.now(UTC), this))

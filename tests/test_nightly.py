@@ -185,3 +185,18 @@ def test_a_budget_asks_the_same_part_of_each_category_every_night(midwatch: Midw
 def test_a_night_needs_a_configuration_of_its_own(midwatch: Midwatch):
     refused = midwatch("night")
     assert (refused.code, "midwatch init" in refused.complaint) == (2, True)
+
+
+def test_a_benchmark_that_is_gone_is_left_out_and_nothing_is_asked_that_was_not_planned(midwatch: Midwatch, tmp_path: Path):
+    gone = {"id": "xstest", "path": "nowhere.csv"}
+    with Scripted(answer) as endpoint:
+        given = {"night": {"budget": {"requests": 60}}, "judges": [{"name": "refusal"}]}
+        config = configured(tmp_path, model(endpoint), benchmarks=[{"id": "starter"}, gone], **given)
+        some = midwatch("night", "-c", config, "--json")
+        assert (some.code, set(some.json["missing"])) == (3, {"benchmark xstest"}), some.err
+        n = len(endpoint.requests)
+        assert n == some.json["plan"]["planned"]["requests"] <= 60
+        none = midwatch("night", "-c", configured(tmp_path, model(endpoint), benchmarks=[gone], **given), "--json")
+        assert len(endpoint.requests) == n
+    assert (none.code, set(none.json["missing"])) == (3, {"plan"})
+    assert "run" not in none.json["parts"]
