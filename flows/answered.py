@@ -7,6 +7,28 @@ import polars as pl
 from flows.asked import asked
 from tasks.protocols.protocol import place_of
 
+# The responses that the health is read from: looked up first, since `judged_responses` has those of all nights.
+_NEWEST = """
+with newest as (
+    select max_by(revision, ingested_at) as revision from benchmarks where benchmark_id = $benchmark
+),
+current_items as (
+    from benchmark_items semi join newest using (revision) where benchmark_id = $benchmark
+),
+judged as (
+    select response_id, judge_id from verdicts
+    union all
+    select response_id, annotator as judge_id from human_labels
+)
+select distinct response_id
+from judged
+join (select response_id, arm_id, item_id, sample, generated_at from responses) using (response_id)
+semi join current_items using (item_id)
+semi join (
+    from run_responses join run_benchmarks using (run_id) semi join runs using (run_id) where benchmark_id = $benchmark
+) using (response_id)
+qualify 1 = rank() over (partition by arm_id, item_id, sample, judge_id order by generated_at desc)
+"""
 # No texts: only what metrics look at. What a key's judge keeps of a reply is the letter of an option.
 _ANSWERED = """
 with newest as (
@@ -34,7 +56,7 @@ join (select response_id, generated_at from responses) using (response_id)
 join arms using (arm_id)
 join judges on judges.judge_id = judged.judge_id
 join benchmarks using (benchmark_id, revision)
-where benchmark_id = $benchmark
+where benchmark_id = $benchmark and list_contains($responses, response_id)
 qualify 1 = row_number() over (
     partition by arm_id, item_id, sample, judged.judge_id order by generated_at desc, judged_at desc, judged.run_id desc
 )
@@ -63,7 +85,8 @@ def answered(home: Path, benchmark: str) -> pl.DataFrame:
 
     Items are those of the benchmark's newest revision. `chosen` is the option that a response to a multiple choice names.
     """
-    return asked(home, _ANSWERED, benchmark=benchmark).with_columns(chosen=place_of("letter"))
+    responses = asked(home, _NEWEST, benchmark=benchmark)["response_id"].to_list()
+    return asked(home, _ANSWERED, benchmark=benchmark, responses=responses).with_columns(chosen=place_of("letter"))
 
 
 def items(home: Path, benchmark: str) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from schemas.rows import Judge, RunKind
 from tasks import runs
 from tasks.assemble import FREE, Parts
 from tasks.budget import thinned
-from tasks.engines import engines
+from tasks.engines import close_engines, engines
 from tasks.engines.weights import Resolved, resolve
 from tasks.ingest import Pin, Source, benchmark_of, locate
 from tasks.lake import Artifact, Lake
@@ -89,10 +89,13 @@ def _models(spec: RunSpec, home: Path, missing: dict[str, str] | None) -> dict[s
 def _answers(
     context: Context, arms: Sequence[ArmSpec], models: Mapping[str, Resolved], asked: Sequence[Questions]
 ) -> list[Answered]:
-    """What each arm answered to all questions; one that failed is tried again once the others are done."""
+    """What each arm answered to all questions; one that failed is tried again, with a new engine, once the others are done."""
     done: dict[str, list[Answered]] = {}
-    for _ in range(TRIES):
-        for arm in (a for a in arms if a.name not in done):
+    for n in range(TRIES):
+        left = [a for a in arms if a.name not in done]
+        if n and left:
+            close_engines()  # one that hangs is not known to be dead
+        for arm in left:
             with part(context.missing, f"arm {arm.name}"):
                 if arm.model not in models:
                     raise MidwatchError(f"its model {arm.model} is missing")

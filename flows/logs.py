@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,12 +24,23 @@ class _Lines(logging.Formatter):
         return json.dumps(event | ({"exception": self.formatException(record.exc_info)} if record.exc_info else {}))
 
 
+class _File(logging.FileHandler):
+    """A file that does without what can't be written, as on a full disk: the log must not hide why the night ends."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def logged(home: Path, run_id: str) -> Iterator[Path]:
     """Within this context what Midwatch logs is added to the file that it gives, also where a night is taken up again."""
     path = home / "logs" / f"night-{run_id}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8")
     handler.setFormatter(_Lines(run_id))
     handler.setLevel(logging.INFO)
     logger = logging.getLogger("midwatch")

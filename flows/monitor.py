@@ -49,7 +49,8 @@ def monitor(
     `sentinels` has the run_id of the sentinel responses by monitor; `night`: they look at the end of it.
     """
     lake = Lake(root=home / "lake")
-    context = Context(lake, runs.begin(lake, "monitor", "monitor", {"at": now.isoformat()}), False, 0.0)
+    asked = {"at": now.isoformat()} if night is None else {"night": night.name, "run": night.run_id}
+    context = Context(lake, runs.begin(lake, "monitor", "monitor", asked), False, 0.0)
     shared = Rules.of(specs, alerts)
     findings = [f for s in specs for f in _findings(s, shared, sentinels.get(s.name), home, now)]
     findings += incomplete(night, now) if night else []

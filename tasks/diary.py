@@ -9,27 +9,32 @@ from typing import Any
 
 from schemas.errors import MidwatchError
 from tasks.lake import Lake, write_atomically
-from tasks.runs import Started
+from tasks.runs import Started, within
 
 log = logging.getLogger("midwatch.night")
 
 
 class Diary:
-    """The parts of a night by name: what came of each, since when, for how many seconds, or why it failed."""
+    """The parts of a night by name: what came of each, since when, for how many seconds, or why it failed.
+
+    Of a night that is taken up again it has what is done; what failed is done anew.
+    """
 
     def __init__(self, lake: Lake, night: Started) -> None:
+        self._night = night.run_id
         self._path = lake.root / "runs" / night.run_id / "parts.json"
-        self.parts: dict[str, dict[str, Any]] = _read(self._path)
+        self.parts = {name: p for name, p in _read(self._path).items() if p["error"] is None}
 
     def part(self, name: str, do: Callable[[], Any]) -> Any:
         """What the part brings, as JSON has it: done before, from then; None where it fails, which the diary says."""
-        if (known := self.parts.get(name, {})).get("error", "") is None:
+        if name in self.parts:
             log.info("%s: done before", name)
-            return known["result"]
+            return self.parts[name]["result"]
         began = datetime.now(UTC)
         log.info("%s begins", name)
         try:
-            result, error = do(), None
+            with within(self._night, name):
+                result, error = do(), None
         except MidwatchError as e:
             result, error = None, str(e)
             log.error("%s failed: %s", name, e)

@@ -9,6 +9,8 @@ import secrets
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import version
@@ -28,9 +30,11 @@ log = logging.getLogger("midwatch.runs")
 RESUMABLE = timedelta(hours=20)  # older answers of a hosted model are not last night's
 Artifacts = Mapping[str, Sequence[Artifact]]  # table -> files
 
+_part: ContextVar[str | None] = ContextVar("part", default=None)
+
 
 class Started(BaseModel):
-    """A run that was begun; the file is locked by its process for as long as that lives."""
+    """A run that was begun; the file is locked by its process for as long as that lives. `part`: of a night, see `within`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +43,7 @@ class Started(BaseModel):
     kind: RunKind
     started_at: AwareDatetime
     config: dict[str, Any]
+    part: str | None = None
 
     @property
     def request(self) -> str:
@@ -46,13 +51,27 @@ class Started(BaseModel):
         return digest("run", self.kind, self.name, self.config)
 
 
+@contextmanager
+def within(night: str, part: str) -> Iterator[None]:
+    """Within this context what begins belongs to a part of the night that has this run_id.
+
+    Until the night has noted the part as done, what was begun for it goes on when it is begun again, also once it is loaded.
+    """
+    token = _part.set(f"{night}/{part}")
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
 def begin(lake: Lake, kind: RunKind, name: str, config: dict[str, Any]) -> Started:
     """A new run, or the interrupted one of the same request, which then goes on under its own id and time."""
     with using(lake):
         if unfinished(lake):
             log.warning("a request to forget was interrupted: midwatch forget --yes completes it")
-        asked = Started(run_id=_uuid7(), name=name, kind=kind, started_at=datetime.now(UTC), config=config)
-        for earlier in _interrupted(lake):
+        part = _part.get()
+        asked = Started(run_id=_uuid7(), name=name, kind=kind, started_at=datetime.now(UTC), config=config, part=part)
+        for earlier in _interrupted(lake, part):
             recent = asked.started_at - earlier.started_at < RESUMABLE
             if recent and earlier.request == asked.request and _claim(lake, earlier):
                 log.info("run %s was interrupted; it goes on", earlier.run_id)
@@ -168,13 +187,18 @@ def environment(**more: Any) -> dict[str, Any]:
     } | more
 
 
-def _interrupted(lake: Lake) -> Iterator[Started]:
+def _interrupted(lake: Lake, part: str | None = None) -> Iterator[Started]:
+    """The runs that are not loaded, newest first, and with them all of the part, whose night began before them."""
     for path in sorted((lake.root / "runs").glob("*/started.json"), reverse=True):
-        if not _mark(path).exists():
-            try:
-                yield Started.model_validate(_load(path))
-            except ValidationError as e:
-                raise LakeError(f"{path}: no record of a run ({e.error_count()} errors); delete {path.parent}") from e
+        is_loaded = _mark(path).exists()
+        if is_loaded and (part is None or path.parent.name < part):
+            continue
+        try:
+            found = Started.model_validate(_load(path))
+        except ValidationError as e:
+            raise LakeError(f"{path}: no record of a run ({e.error_count()} errors); delete {path.parent}") from e
+        if not is_loaded or found.part == part:
+            yield found
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -73,4 +73,6 @@ def test_what_is_not_known_limits_nothing():
 def test_what_is_stored_already_costs_nothing():
     stored = costing().with_columns(requests=pl.when(pl.col("item_id").str.starts_with("drugs")).then(0).otherwise(1))
     assert plan(stored, BudgetSpec(requests=13)).share is None
-    assert plan(stored, BudgetSpec(requests=12)).share == 39 / 40  # all but the last of the drugs, which cost nothing, and of the thefts
+    assert (
+        plan(stored, BudgetSpec(requests=12)).share == 39 / 40
+    )  # all but the last drug, which costs nothing, and the last theft

@@ -33,9 +33,15 @@ def engines(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        close_engines()
+        _folder = None
+
+
+def close_engines() -> None:
+    """End every engine; one that is asked for afterwards is started anew."""
+    with _lock:
         for key in list(_open):
             _close(key)
-        _folder = None
 
 
 def open_engine(resolved: Resolved) -> Client:

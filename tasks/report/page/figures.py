@@ -103,7 +103,8 @@ def _category(source: str, rows: pl.DataFrame, axis: Axis, is_moved: bool) -> Fi
     nights = [Night(_at(r["day"]), r["share"], None, None) for r in rows.iter_rows(named=True)]
     table = [[str(r["day"]), fine_percent(r["share"]), f"{r['n']:,}"] for r in rows.reverse().iter_rows(named=True)]
     least, most = (fine_percent(x) for x in (rows["share"].min(), rows["share"].max()))  # type: ignore[arg-type]
-    said = f"{name} among the prompts of {source}: {least}% to {most}%, {fine_percent(nights[-1].value)}% on {nights[-1].at:%Y-%m-%d}"
+    newest = f"{fine_percent(nights[-1].value)}% on {nights[-1].at:%Y-%m-%d}"
+    said = f"{name} among the prompts of {source}: {least}% to {most}%, {newest}"
     return Figure(
         name.replace("_", " "),
         "",
