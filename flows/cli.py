@@ -27,6 +27,7 @@ from flows.commands import (
 )
 from flows.commands.options import home_option, remember
 from schemas.errors import ConfigError, MidwatchError
+from tasks.report.text import for_terminal
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -99,7 +100,8 @@ def _run() -> int:
         click.echo("midwatch: interrupted; what is done is kept, and the same command goes on from there", err=True)
         return 130
     except MidwatchError as e:
-        click.echo(f"midwatch: {e}", err=True)
+        for line in f"midwatch: {e}".split("\n"):  # it may quote a response, a server or a file
+            click.echo(for_terminal(line), err=True)
         return 2 if isinstance(e, ConfigError) else 1
     except OSError as e:
         click.echo(f"midwatch: {e.filename or 'the system'}: {e.strerror or e}", err=True)

@@ -1,5 +1,6 @@
 """Is everything there that a run needs?"""
 
+import http.client
 import os
 import shutil
 import urllib.error
@@ -7,7 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flows.settings import FREE_BYTES, Settings
 from schemas.config import Endpoint, RunSpec, Vllm
@@ -71,20 +72,36 @@ def _smollm2(name: str, command: Path, home: Path) -> Finding:
         return Finding(f"model {name}", False, str(e), "make engine")
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows none: urllib would hand the key to wherever the endpoint points."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 def _endpoint(name: str, model: Endpoint) -> Iterator[Finding]:
-    key = os.environ.get(model.api_key_env or "")
-    if model.api_key_env and not key:
-        yield Finding(f"key of {name}", False, f"{model.api_key_env} is not set", f"export {model.api_key_env}=...")
+    key = os.environ.get(model.api_key_env or "", "").strip()
+    if model.api_key_env and not (key and key.isascii() and key.isprintable()):
+        found = f"{model.api_key_env} " + ("holds characters that no HTTP header can" if key else "is not set")
+        yield Finding(f"key of {name}", False, found, f"export {model.api_key_env}=...")
+        return
     for url in model.base_urls:
         request = urllib.request.Request(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {})
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:
+            with urllib.request.build_opener(_NoRedirect).open(request, timeout=10) as response:
                 served = model.model.encode() in response.read(1_000_000)
-        except (urllib.error.URLError, OSError) as e:
-            yield Finding(f"endpoint of {name}", False, f"{url}: {e}", "start the server, or correct base_urls")
+        except (OSError, http.client.HTTPException) as e:
+            yield Finding(f"endpoint of {name}", False, f"{url}: {_said(e)}", "start the server, or correct base_urls")
             continue
         found = f"{url}{'' if served else f' does not list a model {model.model!r}'}"
         yield Finding(f"endpoint of {name}", served, found, "" if served else "correct `model`")
+
+
+def _said(e: Exception) -> str:
+    """What went wrong, without the server's own words, which may hold anything."""
+    if isinstance(e, urllib.error.HTTPError):
+        return f"HTTP {e.code}" + (", and redirects are not followed" if 300 <= e.code < 400 else "")
+    return type(e).__name__ if isinstance(e, http.client.HTTPException) else str(e)
 
 
 def _warehouse(settings: Settings) -> Finding:

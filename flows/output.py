@@ -41,7 +41,7 @@ def report(settings: Settings, run_id: str, as_json: bool) -> None:
     facts = f"{run['n_responses']} responses ({run['n_from_cache']} from the cache, {run['n_errors']} errors)"
     console.print(f"run {run_id}: {facts}, {run['n_verdicts']} verdicts ({run['n_unscored']} unscored)")
     for reason, rows in _quarantined(settings, run_id).items():
-        console.print(f"in quarantine: {rows} rows: {reason}; see {settings.home / 'quarantine'}")
+        console.print(for_terminal(f"in quarantine: {rows} rows: {reason}; see {settings.home / 'quarantine'}"))
 
 
 def _print_calibration(console: Console, figures: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> None:

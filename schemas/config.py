@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from schemas import plain
 from schemas.errors import ConfigError
 from schemas.monitors import AlertSpec, MonitorSpec, ReferenceSpec
 from schemas.night import BudgetSpec, NightSpec, SentinelSpec
@@ -80,6 +81,10 @@ class Endpoint(Config):
                 raise ValueError(f"{url!r} is not an http(s) URL")
             if "@" in urlsplit(url).netloc:
                 raise ValueError("a base URL must not hold a user name or a key; name its variable with api_key_env")
+            if "?" in url or "#" in url:
+                raise ValueError(
+                    "a base URL ends with its path, such as /v1; what follows ? or # would be on record: use api_key_env"
+                )
         return tuple(url.rstrip("/") for url in urls)
 
 
@@ -98,6 +103,14 @@ class Vllm(Config):
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="by default a free one")
     startup_timeout_s: PositiveFloat = 600
     requests: Requests = Requests()
+
+    @field_validator("env")
+    @classmethod
+    def _holds_no_key(cls, env: dict[str, str]) -> dict[str, str]:
+        for name in env:
+            if name.upper().endswith(("KEY", "TOKEN", "SECRET", "PASSWORD")):
+                raise ValueError(f"export {name} instead: the engine gets our environment, and this file is kept with each run")
+        return env
 
 
 Model = Annotated[Endpoint | Vllm, Field(discriminator="engine")]
@@ -224,7 +237,7 @@ def json_schema() -> dict[str, Any]:
 def load(path: Path) -> RunSpec:
     """The configuration in a YAML file, its paths taken from the file's folder; ConfigError names each key that is wrong."""
     try:
-        spec = RunSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        spec = RunSpec.model_validate(plain.read(path.read_text(encoding="utf-8")))
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror or e}; `midwatch init` writes one") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:

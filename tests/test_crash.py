@@ -24,7 +24,7 @@ from test_crash import answer
 parser = argparse.ArgumentParser()
 parser.add_argument("verb")
 parser.add_argument("model")
-for name in ("--port", "--host", "--served-model-name", "--structured-outputs-config"):
+for name in ("--port", "--host", "--served-model-name", "--structured-outputs-config", "--load-format"):
     parser.add_argument(name)
 args = parser.parse_args()
 subprocess.Popen([sys.executable, "-IS", "-c", "import time; time.sleep(600)"])

@@ -30,7 +30,9 @@ import argparse, http.server, json, os, signal, subprocess, sys, time
 parser = argparse.ArgumentParser()
 parser.add_argument("verb")
 parser.add_argument("model")
-for name in ("--port", "--host", "--served-model-name", "--revision", "--folder", "--structured-outputs-config"):
+for name in ("--port", "--host", "--served-model-name", "--revision", "--folder"):
+    parser.add_argument(name)
+for name in ("--structured-outputs-config", "--load-format"):
     parser.add_argument(name)
 args = parser.parse_args()
 how = os.environ.get("HOW", "")

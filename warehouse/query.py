@@ -1,4 +1,4 @@
-"""The SQL door: one query on the published snapshot, with no way to files, network, settings or writes, and bounds."""
+"""One query on the published snapshot, with no way to files, network, settings or writes, and bounds."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,11 +32,20 @@ def query(
     timeout_s: float = 60,
     max_rows: int | None = None,
 ) -> pa.Table:
-    """The result of one query; of a longer one the first `max_rows` rows, all where that is None.
+    """The result of one query of our own; of a longer one the first `max_rows` rows, all where that is None.
 
-    `parameters` are the values of ? or $name in it; times come in UTC, JSON as text. `sql` is not trusted: it may come
-    from a web page. QueryError says what was wrong and what to do.
+    `parameters` are the values of ? or $name in it; times come in UTC, JSON as text. QueryError says what was wrong and what
+    to do. What a stranger wrote is for `warehouse.door`: no bound here holds within a single call on a huge value.
     """
+    with reading(snapshot, sql, parameters, memory_limit, timeout_s) as reader:
+        return collect(reader, max_rows)
+
+
+@contextmanager
+def reading(
+    snapshot: Path, sql: str, parameters: Sequence[Any] | Mapping[str, Any], memory_limit: str, timeout_s: float
+) -> Iterator[pa.RecordBatchReader]:
+    """The result of one query as it comes; QueryError also for what goes wrong while it is read."""
     if not snapshot.is_file():
         raise QueryError(f"no warehouse at {snapshot} yet: run `midwatch run` first")
     expired = threading.Event()
@@ -44,9 +53,8 @@ def query(
         with closing(_open(snapshot, memory_limit)) as connection:
             _check_single_query(connection, sql)
             with _deadline(connection, timeout_s, expired):
-                relation = connection.sql(sql, params=parameters or None)
-                return _collect(relation.to_arrow_reader(BATCH_ROWS), max_rows)
-    except (duckdb.Error, pa.ArrowException, OSError) as e:  # a reader passes DuckDB's errors on as OSError
+                yield connection.sql(sql, params=parameters or None).to_arrow_reader(BATCH_ROWS)
+    except (duckdb.Error, pa.ArrowException, MemoryError, OSError) as e:  # a reader passes DuckDB's errors on as OSError
         if expired.is_set():
             raise QueryError(f"stopped after {timeout_s:g} s: ask for less (where, limit), or allow more time") from e
         raise QueryError(_advice(e, memory_limit)) from e
@@ -72,8 +80,9 @@ def _open(snapshot: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
         },
     )
     connection.execute("attach ? as warehouse (read_only)", [str(snapshot)])
-    connection.execute("use warehouse; set timezone = 'UTC'; set enable_external_access = false")
-    connection.execute("set disabled_filesystems = 'LocalFileSystem'; set lock_configuration = true")
+    connection.execute("use warehouse; set timezone = 'UTC'; set enable_progress_bar = false")
+    connection.execute("set enable_external_access = false; set disabled_filesystems = 'LocalFileSystem'")
+    connection.execute("set lock_configuration = true")
     return connection
 
 
@@ -108,7 +117,8 @@ def _deadline(connection: duckdb.DuckDBPyConnection, timeout_s: float, expired: 
         watcher.join()
 
 
-def _collect(reader: pa.RecordBatchReader, max_rows: int | None) -> pa.Table:
+def collect(reader: pa.RecordBatchReader, max_rows: int | None = None) -> pa.Table:
+    """What a reader gives, as one table; QueryError where it is more than 1 GiB."""
     batches: list[pa.RecordBatch] = []
     n_rows = n_bytes = 0
     for batch in reader:
@@ -124,7 +134,7 @@ def _collect(reader: pa.RecordBatchReader, max_rows: int | None) -> pa.Table:
 
 def _advice(error: Exception, memory_limit: str) -> str:
     text = str(error)
-    if "Out of Memory" in text:
+    if isinstance(error, MemoryError) or "Out of Memory" in text:
         return f"the query needs more than {memory_limit} of memory: aggregate, filter, or allow more"
     if isinstance(error, duckdb.PermissionException) or "disabled by configuration" in text:
         return "a query reads the warehouse's tables and views, no file and no network: " + text.split("\n")[0]

@@ -12,6 +12,7 @@ from flows.commands.options import config_option, home_option, json_option, sett
 from flows.output import print_table
 from flows.settings import Settings, log_to_terminal
 from schemas.errors import ConfigError
+from tasks.report.text import for_terminal
 
 _NIGHT = "select environment->'$.night' as night from runs where run_id = ?"
 _OPEN = "select alert_id, severity, title from alert_status where state = 'open' order by raised_at desc, alert_id"
@@ -83,7 +84,7 @@ def _print(settings: Settings, found: dict[str, Any], alerts: list[dict[str, Any
     rows = [[name, p["seconds"], p["error"] or _told(name, p["result"])] for name, p in parts.items()]
     print_table(("part", "seconds", "came of it"), rows)
     for name, why in found["missing"].items():
-        click.echo(f"missing: {name}: {why}", err=True)
+        click.echo(for_terminal(f"missing: {name}: {why}"), err=True)
     if run_id := parts.get("run", {}).get("result"):
         click.echo(f"rates: midwatch show {run_id}; report: {settings.home / 'reports' / run_id}.html")
     if alerts:

@@ -16,6 +16,7 @@ from schemas import crosswalk
 from schemas.config import Model
 from schemas.errors import ConfigError
 from tasks.report.numbers import percent
+from tasks.report.text import for_terminal
 
 SOURCE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -114,7 +115,7 @@ def import_(
     click.echo(f"run {run_id}: {facts['rows']} rows from {facts['first']} to {facts['last']}")
     click.echo(f"{facts['new']} new prompts, {facts['known']} known before, {facts['bad']} in quarantine")
     for reason, rows in facts["quarantined"].items():
-        click.echo(f"  {rows} rows: {reason}; see {settings.home / 'quarantine'}")
+        click.echo(for_terminal(f"  {rows} rows: {reason}; see {settings.home / 'quarantine'}"))
 
 
 @observe.command()
@@ -215,7 +216,7 @@ def train(
     rows = [[c, n, percent(figures["recall"][c]), percent(figures["precision"][c])] for c, n in counts.items()]
     print_table(("category", "prompts", "found %", "right %"), rows)
     for reason, n in made.card["data"]["left_out"].items():
-        click.echo(f"left out: {n} prompts: {reason}")
+        click.echo(for_terminal(f"left out: {n} prompts: {reason}"))
     click.echo(
         f"unseen prompts: {percent(figures['named'])}% get a category, {percent(figures['accuracy'])}% of these the right "
         f"one; the others, whose likeliest category has a probability below {made.card['threshold']:.2f}, are unknown"

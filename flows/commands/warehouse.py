@@ -37,7 +37,7 @@ def sql(settings: Settings, query: str, style: str, out: Path | None, timeout_s:
       midwatch sql "from responses" --format parquet --out responses.parquet
     """
     from tasks.report.export import export
-    from warehouse.query import query as ask
+    from warehouse.door import ask
 
     table = ask(settings.snapshot, query, memory_limit=memory, timeout_s=timeout_s)
     if style == "table":

@@ -29,6 +29,7 @@ _MAX_BODY = 64 * 2**20
 _MAX_BACKOFF_S = 60.0
 _HOPELESS = 20  # so many failures with no answer to anyone meanwhile stop the run
 _CONNECT_S = 10.0
+_SECRET = 16  # characters that a key has at least where it is one
 _KEEPALIVE_S = 4.0  # below the 5 s after which vLLM closes an idle connection, so that no request meets the closing
 
 _BATCH = 64  # texts to embed in one request
@@ -356,7 +357,7 @@ class Client:
         url = (replica.url.removesuffix("/v1") if call.path in AT_ROOT else replica.url) + call.path
         async with self._session.post(url, data=body, allow_redirects=False) as response:
             replica.failures = 0
-            content = await _read(response)
+            content = self._blotted(await _read(response))
             if 200 <= response.status < 300:
                 return self._parsed(call, url, content), None
             said = f"{response.status} {self._shown(wire.server_message(content))}".rstrip()
@@ -406,6 +407,10 @@ class Client:
         if self._key:
             text = text.replace(self._key, "[key]")
         return " ".join("".join(c if c.isprintable() else " " for c in text[:4096]).split())[:300]
+
+    def _blotted(self, content: bytes) -> bytes:
+        """A body without the key, should the endpoint hand it back; one as short as "EMPTY" is a word like others."""
+        return content.replace(self._key.encode(), b"[key]") if len(self._key) >= _SECRET else content
 
     def _advice(self, call: Call, response: aiohttp.ClientResponse) -> str:
         if response.status in (401, 403):

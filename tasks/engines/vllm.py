@@ -28,7 +28,9 @@ _ENVIRONMENT = {
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
 }
 # JSON without white space between its parts: small models fill the whole answer with it, where a schema allows it.
-_ARGS = ("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}')
+_WHOLE_JSON = '{"backend": "xgrammar", "disable_any_whitespace": true}'
+# By itself vLLM reads pickled weights where a model has no others; safetensors can hold no code.
+_ARGS = ("--structured-outputs-config", _WHOLE_JSON, "--load-format", "safetensors")
 _NOT_PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "VLLM_API_KEY")  # our modules; a key that our client would not send
 _LOG_PREFIX = re.compile(r"^(\(\S+ pid=\d+\) ?)?((WARNING|ERROR) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
 _LOG_NOISE = re.compile(

@@ -11,15 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.lake import write_atomically
-from tasks.report.text import for_csv
+from tasks.report.text import for_csv, for_terminal
 
 
 def export(table: pa.Table, style: str, out: Path | None) -> None:
-    """Write `table` as csv (cells that a spreadsheet would run are defused), json (one object a line) or parquet."""
+    """Write `table` as csv (cells that a spreadsheet would run are defused), json (one object a line) or parquet.
+
+    On a terminal, what would steer it is shown as its code point; a file and a pipe get the text as it is.
+    """
     data = {"csv": as_csv, "json": as_json, "parquet": as_parquet}[style](table)
     if out is not None:
         write_atomically(out, data)
         return
+    if sys.stdout.isatty():
+        data = "\n".join(map(for_terminal, data.decode(errors="replace").split("\n"))).encode()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 

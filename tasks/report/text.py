@@ -3,7 +3,8 @@
 import re
 import unicodedata
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell starts that a spreadsheet runs (OWASP, CSV injection)
+# How a cell starts that a spreadsheet runs (OWASP, CSV injection); the last four as East Asian keyboards write them.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#&!])")
 
 
