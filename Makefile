@@ -25,7 +25,7 @@ lint: setup
 
 # Asks a service on the internet for known flaws of what we install, so it is no part of the tests: see docs/security.md.
 audit: .venv-audit/.installed
-	.venv-audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 bench: setup engine
 	for b in bench/*.py; do .venv/bin/python $$b || exit 1; done

@@ -70,7 +70,7 @@ def test_nothing_that_steers_a_terminal_is_printed(home, tmp_path, capfd, comman
 
 REFUSED = {
     "of a query that quotes a response": ("sql", "select text::int from responses"),
-    "of a query that makes it up": ("sql", "select error(chr(27) || '[31m')"),
+    "of a query that makes it up": ("sql", "select error(chr(27) || ']0;owned' || chr(7))"),
     "of a run that is asked for": ("show", HOSTILE.replace("\x00", "")),
     "of a judge that is not there": ("compare", "previous", "latest", "--judge", "x"),
     "of a source that is not there": ("drift", "mix", "x"),
